@@ -1,0 +1,17 @@
+// What every binding file shares: array types, and the list of functions that module.cpp calls to fill the module.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+namespace tercile {
+namespace nb = nanobind;
+
+template <typename T, int dimensions>
+using Array = nb::ndarray<T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
+
+void bind_quantization(nb::module_& module);
+void bind_packing(nb::module_& module);
+
+}  // namespace tercile

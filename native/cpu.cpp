@@ -1,0 +1,50 @@
+#include "cpu.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+namespace tercile {
+
+std::vector<const Kernels*> available_kernels() {
+  std::vector<const Kernels*> sets{&kernels_plain};
+#if defined(__x86_64__) || defined(_M_X64)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
+    sets.push_back(&kernels_avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      sets.push_back(&kernels_avx512);
+  }
+#endif
+  return sets;
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = []() -> const Kernels& {
+    const auto sets = available_kernels();
+    const char* wanted = std::getenv("TERCILE_KERNELS");
+    if (!wanted || !*wanted) return *sets.back();
+    std::string known;
+    for (const Kernels* set : sets) {
+      if (std::string(set->name) == wanted) return *set;
+      known += std::string(known.empty() ? "" : ", ") + set->name;
+    }
+    throw std::runtime_error("TERCILE_KERNELS is '" + std::string(wanted) + "', but this processor runs " + known +
+                             "; unset it to use the fastest");
+  }();
+  return chosen;
+}
+
+int threads() {
+  for (const char* name : {"TERCILE_THREADS", "OMP_NUM_THREADS"}) {
+    const char* text = std::getenv(name);
+    const int n = text ? std::atoi(text) : 0;
+    if (n > 0) return n;
+  }
+  const int n = static_cast<int>(std::thread::hardware_concurrency());
+  return n > 0 ? n : 1;
+}
+
+}  // namespace tercile

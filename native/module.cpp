@@ -1,0 +1,17 @@
+#include "bind.hpp"
+#include "cpu.hpp"
+
+NB_MODULE(_native, module) {
+  module.doc() = "Compiled kernels of tercile; the Python modules that use them say what each one computes.";
+  module.def("kernels", [] { return std::string(tercile::kernels().name); }, "Name of the instruction set in use.");
+  module.def(
+      "available_kernels",
+      [] {
+        std::vector<std::string> names;
+        for (const auto* set : tercile::available_kernels()) names.emplace_back(set->name);
+        return names;
+      },
+      "Names of the instruction sets that this processor can run, plain first.");
+  tercile::bind_quantization(module);
+  tercile::bind_packing(module);
+}

@@ -1,0 +1,40 @@
+// Splits a loop over independent pieces among threads; the first exception comes back to the caller.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "cpu.hpp"
+
+namespace tercile {
+
+template <typename Body>
+void parallel(std::ptrdiff_t pieces, Body body) {
+  const std::ptrdiff_t workers = std::min<std::ptrdiff_t>(threads(), pieces);
+  if (workers <= 1) {
+    for (std::ptrdiff_t i = 0; i < pieces; ++i) body(i);
+    return;
+  }
+  std::atomic<std::ptrdiff_t> next{0};
+  std::exception_ptr failure;
+  std::mutex guard;
+  auto work = [&] {
+    try {
+      for (std::ptrdiff_t i = next++; i < pieces; i = next++) body(i);
+    } catch (...) {
+      const std::lock_guard lock(guard);
+      if (!failure) failure = std::current_exception();
+      next = pieces;
+    }
+  };
+  std::vector<std::thread> pool;
+  for (std::ptrdiff_t i = 1; i < workers; ++i) pool.emplace_back(work);
+  work();
+  for (auto& thread : pool) thread.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace tercile
