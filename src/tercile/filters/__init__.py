@@ -1,0 +1,5 @@
+"""What passes? Filters over data."""
+
+from tercile.filters import data
+
+__all__ = ["data"]
