@@ -55,13 +55,15 @@ def list_(
     table.add_column("nr", justify="right", style="dim")
     table.add_column("slug", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    # One line a paper on a narrow screen, the whole summary on a wide one.
-    table.add_column("what it does" if wide else "title", ratio=1, no_wrap=not wide, overflow="ellipsis")
+    table.add_column("what it does" if wide else "title")
     if wide:
         table.add_column("measured", max_width=34)
+    # One line a paper on a narrow screen, the whole summary on a wide one.
+    left = max(console.width - 18 - max(len(entry.paper.slug) for entry in entries), 20)
     for entry in entries:
         paper = entry.paper
-        row = [str(paper.nr), paper.slug, _coloured(entry.verdict), paper.summary if wide else paper.title]
+        title = paper.title if len(paper.title) <= left else paper.title[: left - 1].rstrip() + "…"
+        row = [str(paper.nr), paper.slug, _coloured(entry.verdict), _plain(paper.summary if wide else title)]
         table.add_row(*row, *([entry.measured] if wide else []))
     console.print(table)
     console.print(_counts(entries), style="dim")

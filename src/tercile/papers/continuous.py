@@ -42,8 +42,8 @@ def contradictions(quick: Evidence, committed: Evidence, rule: Sequence[Check]) 
     """Where a quick run says otherwise than the committed evidence; empty where they agree.
 
     Only checks with ``quick=True`` count. A check that passed in the evidence is contradicted when a seed of
-    the quick run misses the limit by more than `quick_slack` of it; a check that failed, when every seed clears
-    the limit by more than that. A rule in the code that is not the evidence's contradicts it too.
+    the quick run misses the limit by more than `quick_slack` of it; a check that failed, when every seed
+    clears the limit by more than that. A rule in the code that is not the evidence's contradicts it too.
 
     Parameters
     ----------
