@@ -124,6 +124,14 @@ def test_a_quick_run_writes_nothing_and_fails_when_it_contradicts(ask, install, 
     assert (tmp_path / f"{SLUG}.json").read_bytes() == before
 
 
+def test_an_installed_package_is_told_where_to_write_before_it_measures(install, toy, monkeypatch) -> None:
+    install(toy())
+    monkeypatch.delenv("TERCILE_EVIDENCE", raising=False)
+    monkeypatch.setattr("tercile.papers.commands.checkout", lambda: None)
+    refused = CliRunner().invoke(app, ["run", SLUG])
+    assert refused.exit_code == 2 and "say where the evidence goes: --evidence DIR" in refused.output
+
+
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError("no model"), 1), (KeyboardInterrupt(), 130)])
 def test_a_run_that_breaks_off_keeps_the_old_evidence(
     ask, install, toy, tmp_path: Path, error, status

@@ -122,6 +122,8 @@ def test_a_change_is_followed_to_the_papers_that_depend_on_it(
     (tmp_path / touched).write_text("changed = True\n")
     monkeypatch.setattr("tercile.papers.changed.checkout", lambda: tmp_path)
     assert changed_papers("HEAD", ["cqe", "iqn", "tqc"]) == expected
+    (tmp_path / touched).write_text(FILES.get(touched, "{}" if touched.endswith("json") else ""))
+    assert changed_papers("HEAD", ["cqe", "iqn", "tqc"]) == []
     with pytest.raises(ValueError, match="base 'nowhere' is not a revision"):
         changed_papers("nowhere", ["cqe"])
 

@@ -22,7 +22,9 @@ def changed_papers(base: str, slugs: Sequence[str]) -> list[str]:
         There is no checkout, or git does not know the revision.
     """
     root = checkout()
-    listed = git(root, "diff", "--name-only", base, "--")
+    # From where this branch left `base`, so that what others did there since does not count as a change here.
+    fork = git(root, "merge-base", base, "HEAD") or base
+    listed = git(root, "diff", "--name-only", fork, "--")
     if root is None or listed is None:
         raise ValueError(f"base {base!r} is not a revision that git can compare with here")
     changed = set(listed.splitlines())

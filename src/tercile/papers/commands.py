@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tercile.papers.evidence import VARIABLE, Evidence, evidence_folder, read_evidence
+from tercile.papers.evidence import VARIABLE, Evidence, checkout, evidence_folder, read_evidence
 from tercile.papers.listing import Entry, list_papers
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def run(
     folder = evidence_folder(evidence)
     try:
         method = load_method(slug)
+        if not (quick or seed or evidence or os.environ.get(VARIABLE) or checkout()):
+            _stop(f"say where the evidence goes: --evidence DIR, or set {VARIABLE}", 2)
         committed = read_evidence(slug, folder) if quick or seed else None
     except ValueError as error:
         _stop(str(error), 2)
