@@ -225,7 +225,7 @@ def _spread(values: tuple[float, ...]) -> str:
 def _counts(entries: list[Entry]) -> str:
     counts = {state: sum(entry.verdict == state for entry in entries) for state in STYLE}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return f"\n{len(entries)} methods: {told}"
+    return f"\n{len(entries)} method{'' if len(entries) == 1 else 's'}: {told}"
 
 
 def _coloured(verdict: str) -> str:
