@@ -2,12 +2,12 @@
 
 from tercile.filters.data.checks import check
 from tercile.filters.data.example import Example, Rejection
-from tercile.filters.data.near_duplicates import DuplicateIndex, near_duplicates
-from tercile.filters.data.read import read
-from tercile.filters.data.select import select
+from tercile.filters.data.lsh import DuplicateIndex, near_duplicates
+from tercile.filters.data.selecting import select
 from tercile.filters.data.selection import Selection
+from tercile.filters.data.sides import split
 from tercile.filters.data.similarity import picture_similarity, text_similarity
-from tercile.filters.data.split import split
+from tercile.filters.data.sources import read
 
 __all__ = [
     "DuplicateIndex",

@@ -41,6 +41,9 @@ class Example:
     origin: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", as_label(self.label))
+
     @property
     def digest(self) -> str:
         """BLAKE2b (128 bit, hexadecimal) of the exact content: any changed byte, type or shape shows."""

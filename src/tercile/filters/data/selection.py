@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tercile.filters.data.example import Example, Rejection
-from tercile.filters.data.split import SIDES
+from tercile.filters.data.sides import SIDES
 
 
 @dataclass(frozen=True)

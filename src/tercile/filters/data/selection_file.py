@@ -19,7 +19,7 @@ import numpy as np
 
 from tercile.filters.data.example import Example
 from tercile.filters.data.selection import Selection, from_parts, header
-from tercile.filters.data.split import SIDES
+from tercile.filters.data.sides import SIDES
 
 
 def packed(chosen: Selection) -> bytes:

@@ -9,7 +9,7 @@ directly is alike beyond doubt, and a pair that is alike is missed with a known,
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -171,7 +171,7 @@ def _fewest_agreeing(agree: float) -> int:
 
 def _buckets(
     rows: NDArray[np.uint8], ranked: NDArray[np.intp], start: int, width: int
-) -> list[NDArray[np.intp]]:
+) -> Iterator[NDArray[np.intp]]:
     """Rows (in ranked order) that agree in all the bytes of one band."""
     padded = np.zeros((len(ranked), 8), np.uint8)
     padded[:, :width] = rows[ranked, start : start + width]
@@ -180,7 +180,8 @@ def _buckets(
     edges = np.flatnonzero(np.diff(band[order])) + 1
     starts, ends = np.append(0, edges), np.append(edges, len(band))
     shared = ends - starts > 1
-    return [ranked[order[a:b]] for a, b in zip(starts[shared], ends[shared])]
+    for a, b in zip(starts[shared], ends[shared]):
+        yield ranked[order[a:b]]
 
 
 def _join_bucket(
@@ -249,5 +250,11 @@ class _Forest:
         self._parent[high] = low
 
     def labels(self) -> NDArray[np.intp]:
-        roots = np.array([self.root(i) for i in range(len(self._parent))], dtype=np.intp)
-        return np.unique(roots, return_inverse=True)[1].astype(np.intp)
+        roots = self._parent
+        while True:
+            above = roots[roots]
+            if np.array_equal(above, roots):
+                break
+            roots = above
+        # A root is its cluster's lowest number, so counting roots numbers clusters by first appearance.
+        return (np.cumsum(roots == np.arange(len(roots))) - 1)[roots].astype(np.intp)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from tercile.filters.data.checks import check
 from tercile.filters.data.example import Example, Rejection
-from tercile.filters.data.near_duplicates import DuplicateIndex, duplicate_key
+from tercile.filters.data.lsh import DuplicateIndex, duplicate_key
 from tercile.filters.data.pool import Pool
-from tercile.filters.data.read import Source, read
 from tercile.filters.data.selection import Selection, counted
-from tercile.filters.data.split import SIDES, Share, check_shares, split
+from tercile.filters.data.sides import SIDES, Share, check_shares, split
+from tercile.filters.data.sources import Source, read
 
 Progress = Callable[[str, int, int | None], None]
 _SAMPLES = 5
@@ -81,8 +81,8 @@ def select(
 
     Notes
     -----
-    Memory: the chosen units, and about 400 bytes for every distinct unit of the pool (its key in a
-    dictionary, a signature of 128 bytes or two, three numbers). Contents wait in a temporary file.
+    Memory: the chosen units, and about 550 bytes for every distinct unit of the pool (its key in a
+    dictionary, a signature of 128 bytes or two, a few numbers). Contents wait in a temporary file.
 
     >>> pool = [f"The number {i} is written {'I' * i}, said the Roman." for i in range(1, 41)]
     >>> chosen = select([*pool, "", pool[0].upper()], seed=0, calibration=2, selection=3, certification=None)
