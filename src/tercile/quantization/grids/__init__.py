@@ -1,0 +1,21 @@
+"""Grids: the representable values."""
+
+from tercile.quantization.grids.codebook import codebook, normal_float, power_of_two, sign, ternary
+from tercile.quantization.grids.floating import floating
+from tercile.quantization.grids.grid import Grid
+from tercile.quantization.grids.integer import integer, unsigned
+from tercile.quantization.grids.spelling import NAMED, parse
+
+__all__ = [
+    "NAMED",
+    "Grid",
+    "codebook",
+    "floating",
+    "integer",
+    "normal_float",
+    "parse",
+    "power_of_two",
+    "sign",
+    "ternary",
+    "unsigned",
+]

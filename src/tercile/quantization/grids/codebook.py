@@ -1,0 +1,82 @@
+"""Grids given by a list of values: any codebook, and the ones that the field has names for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from tercile.quantization.grids.grid import Grid
+
+
+def codebook(values: Sequence[float]) -> Grid:
+    """Any 2 to 256 distinct finite values; code i is the i-th smallest.
+
+    Examples
+    --------
+    >>> codebook([1, -1, 0.25]).spelling
+    'cb[-1,0.25,1]'
+    """
+    array = np.asarray(values, dtype=np.float32).reshape(-1)
+    if not np.isfinite(array).all():
+        raise ValueError("values of a codebook must be finite; drop the NaN or infinite ones")
+    levels = np.unique(array + np.float32(0))
+    if len(levels) != len(array):
+        raise ValueError(f"values of a codebook must be distinct, got {len(array) - len(levels)} repeated")
+    return Grid("cb[" + ",".join(f"{float(v):.9g}" for v in levels) + "]", tuple(float(v) for v in levels))
+
+
+def normal_float() -> Grid:
+    """NF4: 16 values at quantiles of the normal distribution, zero among them (Dettmers et al. 2023, appendix E).
+
+    Examples
+    --------
+    >>> [round(v, 3) for v in normal_float().table[6:10]]
+    [-0.091, 0.0, 0.08, 0.161]
+    """
+    outermost = 0.5 * (1 - 1 / 32 + 1 - 1 / 30)  # the paper's offset: mean of 1 - 1/(2*16) and 1 - 1/(2*15)
+    ppf = NormalDist().inv_cdf
+    positive = [ppf(p) for p in np.linspace(outermost, 0.5, 9)[:-1]]
+    negative = [-ppf(p) for p in np.linspace(outermost, 0.5, 8)[:-1]]
+    values = sorted([*positive, 0.0, *negative])
+    return Grid("nf4", tuple(float(np.float32(v / values[-1])) for v in values))
+
+
+def power_of_two(bits: int) -> Grid:
+    """Zero and +-2^-k, k = 0 ... 2^(bits-1) - 2: a product with one is a shift.
+
+    Codes are sign and exponent: the lower half positive from zero up, the upper half their negatives.
+
+    Examples
+    --------
+    >>> power_of_two(3).levels.tolist()
+    [-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0]
+    """
+    if bits not in range(2, 6):
+        raise ValueError(f"bits of a power-of-two grid must be 2 to 5, got {bits!r}")
+    largest = (1 << (bits - 1)) - 1
+    positive = [0.0] + [2.0 ** (k - largest) for k in range(1, largest + 1)]
+    return Grid(f"pot{bits}", tuple(positive + [-v for v in positive]))
+
+
+def ternary() -> Grid:
+    """-1, 0 and 1, at 1.6 bits a code.
+
+    Examples
+    --------
+    >>> ternary().bits
+    1.6
+    """
+    return Grid("ternary", (-1.0, 0.0, 1.0))
+
+
+def sign() -> Grid:
+    """-1 and 1.
+
+    Examples
+    --------
+    >>> sign().levels.tolist()
+    [-1.0, 1.0]
+    """
+    return Grid("sign", (-1.0, 1.0))

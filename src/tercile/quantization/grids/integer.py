@@ -1,0 +1,40 @@
+"""Integers with even steps: the grid of almost every runtime."""
+
+from __future__ import annotations
+
+from tercile.quantization.grids.grid import Grid
+
+
+def integer(bits: int) -> Grid:
+    """Signed integers of 1 to 8 bits, stored with an offset: code 0 is the most negative value.
+
+    Two's complement range, -2^(bits-1) to 2^(bits-1) - 1, so that zero is a level. One bit is the exception: -1 and 1,
+    because -1 and 0 could not tell a sign.
+
+    Examples
+    --------
+    >>> integer(3).table
+    (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+    """
+    _check(bits)
+    if bits == 1:
+        return Grid("int1", (-1.0, 1.0))
+    half = 1 << (bits - 1)
+    return Grid(f"int{bits}", tuple(float(v) for v in range(-half, half)))
+
+
+def unsigned(bits: int) -> Grid:
+    """Integers 0 to 2^bits - 1, for schemes with a zero point.
+
+    Examples
+    --------
+    >>> unsigned(2).table
+    (0.0, 1.0, 2.0, 3.0)
+    """
+    _check(bits)
+    return Grid(f"uint{bits}", tuple(float(v) for v in range(1 << bits)))
+
+
+def _check(bits: int) -> None:
+    if bits not in range(1, 9):
+        raise ValueError(f"bits must be a whole number from 1 to 8, got {bits!r}")

@@ -1,0 +1,50 @@
+"""Grids by name: `parse` is the inverse of `Grid.spelling`."""
+
+from __future__ import annotations
+
+import re
+
+from tercile.quantization.grids.codebook import codebook, normal_float, power_of_two, sign, ternary
+from tercile.quantization.grids.floating import floating
+from tercile.quantization.grids.grid import Grid
+from tercile.quantization.grids.integer import integer, unsigned
+
+#: Spellings of every grid that has a name of its own; codebooks are spelled by their values.
+NAMED = (
+    *(f"int{b}" for b in range(1, 9)),
+    *(f"uint{b}" for b in range(1, 9)),
+    "fp8-e4m3", "fp8-e5m2", "fp6-e3m2", "fp6-e2m3", "fp4-e2m1",
+    "nf4", "pot2", "pot3", "pot4", "pot5", "ternary", "sign",
+)  # fmt: skip
+
+
+def parse(spelling: str) -> Grid:
+    """The grid that a spelling names.
+
+    Raises
+    ------
+    ValueError
+        If it names none; the message lists what there is.
+
+    Examples
+    --------
+    >>> parse("fp8-e4m3").levels[-1].item()
+    448.0
+    """
+    fixed = {"nf4": normal_float, "ternary": ternary, "sign": sign}
+    if spelling in fixed:
+        return fixed[spelling]()
+    if match := re.fullmatch(r"(u?int|pot)(\d)", spelling):
+        make = {"int": integer, "uint": unsigned, "pot": power_of_two}[match[1]]
+        return make(int(match[2]))
+    if match := re.fullmatch(r"fp(\d)-e(\d)m(\d)", spelling):
+        if int(match[1]) != 1 + int(match[2]) + int(match[3]):
+            raise ValueError(f"{spelling!r}: sign, exponent and mantissa make {1 + int(match[2]) + int(match[3])} bits")
+        return floating(int(match[2]), int(match[3]))
+    if match := re.fullmatch(r"cb\[([^\]]*)\]", spelling):
+        try:
+            values = [float(v) for v in match[1].split(",")]
+        except ValueError:
+            raise ValueError(f"{spelling!r}: write the values of a codebook as numbers, such as cb[-1,0,1]") from None
+        return codebook(values)
+    raise ValueError(f"no grid is called {spelling!r}; there are {', '.join(NAMED)} and cb[v,v,...]")

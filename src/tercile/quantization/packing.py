@@ -1,0 +1,72 @@
+"""Codes packed row by row into 32-bit words, with no gap but the tail of each row's last word."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tercile import _native
+from tercile.quantization.grids import Grid
+
+
+def words_per_row(columns: int, grid: Grid) -> int:
+    """32-bit words that a row of `columns` codes takes.
+
+    Examples
+    --------
+    >>> from tercile.quantization.grids import integer, ternary
+    >>> words_per_row(64, integer(3)), words_per_row(64, ternary())
+    (6, 4)
+    """
+    per_word = grid.codes_per_word
+    return math.ceil(columns * int(grid.bits) / 32) if per_word is None else math.ceil(columns / per_word)
+
+
+def pack(codes: np.ndarray, grid: Grid) -> np.ndarray:
+    """uint8 codes (rows, columns) as uint32 words (rows, words_per_row).
+
+    Raises
+    ------
+    ValueError
+        If codes is not two-dimensional or holds a code that the grid has not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tercile.quantization.grids import integer
+    >>> pack(np.uint8([[1, 2, 3]]), integer(4)).tolist() == [[0x321]]
+    True
+    """
+    codes = np.ascontiguousarray(codes, dtype=np.uint8)
+    if codes.ndim != 2:
+        raise ValueError(f"codes must have two dimensions (rows, columns), got shape {codes.shape}")
+    if codes.size and int(codes.max()) >= len(grid.table):
+        raise ValueError(f"codes hold {int(codes.max())}; grid {grid.spelling!r} has codes 0 to {len(grid.table) - 1}")
+    words = np.zeros((codes.shape[0], words_per_row(codes.shape[1], grid)), dtype=np.uint32)
+    if grid.codes_per_word is None:
+        _native.pack_bits(codes, int(grid.bits), words)
+    else:
+        _native.pack_digits(codes, len(grid.table), grid.codes_per_word, words)
+    return words
+
+
+def unpack(words: np.ndarray, columns: int, grid: Grid) -> np.ndarray:
+    """The uint8 codes (rows, columns) that `pack` stored.
+
+    Raises
+    ------
+    ValueError
+        If words has not the width that `columns` codes take.
+    """
+    words = np.ascontiguousarray(words, dtype=np.uint32)
+    if words.ndim != 2 or words.shape[1] != words_per_row(columns, grid):
+        raise ValueError(
+            f"words have shape {words.shape}; {columns} codes of {grid.spelling!r} take {words_per_row(columns, grid)} words a row"
+        )
+    codes = np.empty((words.shape[0], columns), dtype=np.uint8)
+    if grid.codes_per_word is None:
+        _native.unpack_bits(words, int(grid.bits), codes)
+    else:
+        _native.unpack_digits(words, len(grid.table), grid.codes_per_word, codes)
+    return codes

@@ -1,0 +1,122 @@
+"""QTensor: codes, scales and their Scheme. What a solver returns, a kernel runs and an exporter writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from tercile.quantization import packing
+from tercile.quantization.blocks import as_matrix
+from tercile.quantization.scheme import Ranges, Scheme
+
+
+@dataclass(frozen=True)
+class QTensor:
+    """A tensor stored under a Scheme.
+
+    Attributes
+    ----------
+    scheme, shape
+        How it is stored, and the shape of the tensor that it stands for.
+    words
+        uint32 (rows, words a row): the packed codes.
+    arrays
+        Stored scales, super-scales and zero points, as the scheme named them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tercile.quantization import Scheme, ranges
+    >>> scheme, x = Scheme.parse("int8-channel"), np.float32([[1.0, -0.5, 0.25]])
+    >>> q = QTensor.quantize(x, scheme, ranges.min_max(x, scheme))
+    >>> bool(np.abs(q.dequantize() - x).max() < 0.01), q.nbytes == scheme.nbytes(x.shape)
+    (True, True)
+    """
+
+    scheme: Scheme
+    shape: tuple[int, ...]
+    words: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+
+    @classmethod
+    def quantize(cls, x: np.ndarray, scheme: Scheme, ranges: Ranges) -> QTensor:
+        """Rounds every element of x to its nearest code."""
+        x = np.asarray(x)
+        return cls.from_codes(scheme.encode(x.reshape(as_matrix(x.shape)), ranges), x.shape, scheme, ranges)
+
+    @classmethod
+    def from_codes(cls, codes: np.ndarray, shape: tuple[int, ...], scheme: Scheme, ranges: Ranges) -> QTensor:
+        """Packs codes, uint8 in the matrix shape of the tensor, that somebody else chose."""
+        if codes.shape != as_matrix(shape):
+            raise ValueError(f"codes have shape {codes.shape}; a tensor of shape {shape} is a matrix {as_matrix(shape)}")
+        return cls(scheme, tuple(shape), packing.pack(codes, scheme.grid), dict(ranges.arrays))
+
+    @property
+    def codes(self) -> np.ndarray:
+        """uint8 codes in the matrix shape of the tensor."""
+        return packing.unpack(self.words, as_matrix(self.shape)[1], self.scheme.grid)
+
+    @property
+    def ranges(self) -> Ranges:
+        """Scales and offsets as float32."""
+        return self.scheme.load_ranges(dict(self.arrays), self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored."""
+        return self.words.nbytes + sum(array.nbytes for array in self.arrays.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits stored for each element."""
+        return 8 * self.nbytes / max(math.prod(self.shape), 1)
+
+    def dequantize(self) -> np.ndarray:
+        """The float32 tensor that is stored. Costs one pass over the codes."""
+        return self.scheme.decode(self.codes, self.ranges).reshape(self.shape)
+
+    def to_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Arrays for a safetensors file, under `name.codes`, `name.scale` and so on."""
+        return {f"{name}.codes": self.words} | {f"{name}.{key}": value for key, value in self.arrays.items()}
+
+    @classmethod
+    def from_arrays(
+        cls, name: str, scheme: Scheme, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]
+    ) -> QTensor:
+        """The tensor that `to_arrays` wrote, checked against its scheme and shape.
+
+        Raises
+        ------
+        ValueError
+            If an array is missing, or has another shape or type than the scheme stores: the file is damaged or was
+            written for another tensor.
+        """
+        rows, columns = as_matrix(shape)
+        expected = _layout(scheme, (rows, columns))
+        found = {}
+        for key, (size, dtype) in expected.items():
+            array = arrays.get(f"{name}.{key}")
+            if array is None:
+                raise ValueError(f"{name}.{key} is missing from the file; {scheme} stores {', '.join(expected)}")
+            if array.shape != size or array.dtype != dtype:
+                raise ValueError(
+                    f"{name}.{key} is {array.dtype} {array.shape}; {scheme} of shape {tuple(shape)} stores {dtype} {size}"
+                )
+            if np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16:
+                if not np.isfinite(array.astype(np.float32)).all():
+                    raise ValueError(f"{name}.{key} holds NaN or infinity; the file is damaged")
+            found[key] = array
+        return cls(scheme, tuple(shape), found.pop("codes"), found)
+
+
+def _layout(scheme: Scheme, matrix: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of every array that the scheme stores, found by storing one's worth of ranges."""
+    blocks = scheme.blocks.count(matrix)
+    one = np.ones(blocks, dtype=np.float32)
+    arrays = scheme.ranges(one, -one if scheme.asymmetric else None).arrays
+    words = (matrix[0], packing.words_per_row(matrix[1], scheme.grid))
+    return {"codes": (words, np.dtype(np.uint32))} | {k: (v.shape, v.dtype) for k, v in arrays.items()}

@@ -1,0 +1,181 @@
+"""How scales are stored: each format rounds float32 scales to what it can hold, and says what that costs.
+
+A format turns a (block rows, block columns) float32 array into named arrays for a file (`store`) and back (`load`).
+What is stored is what the solver saw: `load(store(s))` is the scale that codes are chosen for.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+import ml_dtypes
+import numpy as np
+
+from tercile.quantization.grids import unsigned
+from tercile.quantization.packing import pack, unpack, words_per_row
+
+Arrays = dict[str, np.ndarray]
+
+
+class ScaleFormat(Protocol):
+    """What a Scheme asks of the format of its scales."""
+
+    @property
+    def spelling(self) -> str:
+        """Name in a scheme's spelling."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether it can hold negative scales."""
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether a scale is rounded without regard to its neighbours."""
+
+    def nbytes(self, blocks: tuple[int, int]) -> int:
+        """Bytes stored for that many blocks."""
+
+    def store(self, scale: np.ndarray) -> Arrays:
+        """Stored arrays, keyed by what they are (`scale`, `super`)."""
+
+    def load(self, arrays: Arrays, blocks: tuple[int, int]) -> np.ndarray:
+        """float32 scales (block rows, block columns)."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Scales as numbers of an ordinary type: float32, float16 or bfloat16."""
+
+    spelling: str
+    dtype: np.dtype
+    signed: bool = True
+    elementwise: bool = True
+
+    def nbytes(self, blocks: tuple[int, int]) -> int:
+        return blocks[0] * blocks[1] * self.dtype.itemsize
+
+    def store(self, scale: np.ndarray) -> Arrays:
+        largest = float(ml_dtypes.finfo(self.dtype).max)
+        if scale.size and float(np.abs(scale).max()) > largest:
+            raise ValueError(
+                f"a scale of {float(np.abs(scale).max()):.4g} does not fit {self.spelling} (largest {largest:.4g}); "
+                "use a scheme with bf16 or f32 scales"
+            )
+        return {"scale": scale.astype(self.dtype)}
+
+    def load(self, arrays: Arrays, blocks: tuple[int, int]) -> np.ndarray:
+        return arrays["scale"].astype(np.float32).reshape(blocks)
+
+
+@dataclass(frozen=True)
+class PowerOfTwo:
+    """Scales as one exponent byte (E8M0 of the microscaling formats): 2^(byte - 127), rounded to the nearest power.
+
+    A scale of 0 becomes the smallest power, which decodes a block of zeros to zeros all the same.
+    """
+
+    spelling: str = "e8m0"
+    signed: bool = False
+    elementwise: bool = True
+
+    def nbytes(self, blocks: tuple[int, int]) -> int:
+        return blocks[0] * blocks[1]
+
+    def store(self, scale: np.ndarray) -> Arrays:
+        _refuse_negative(scale, self.spelling)
+        exponent = np.round(np.log2(np.maximum(scale, np.float32(2.0**-126))))
+        return {"scale": np.clip(exponent + 127, 1, 254).astype(np.uint8)}
+
+    def load(self, arrays: Arrays, blocks: tuple[int, int]) -> np.ndarray:
+        return np.ldexp(np.float32(1), arrays["scale"].astype(np.int32) - 127).astype(np.float32).reshape(blocks)
+
+
+@dataclass(frozen=True)
+class Float8:
+    """Scales as E4M3 bytes under one float32 power of two for the tensor, which puts the largest near 448."""
+
+    spelling: str = "e4m3"
+    signed: bool = False
+    elementwise: bool = False
+
+    def nbytes(self, blocks: tuple[int, int]) -> int:
+        return blocks[0] * blocks[1] + 4
+
+    def store(self, scale: np.ndarray) -> Arrays:
+        _refuse_negative(scale, self.spelling)
+        largest = float(scale.max(initial=0))
+        unit = np.float32(2.0 ** np.clip(np.ceil(np.log2(largest / 448)), -126, 127)) if largest > 0 else np.float32(1)
+        return {"scale": (scale / unit).astype(ml_dtypes.float8_e4m3fn).view(np.uint8), "super": unit.reshape(1)}
+
+    def load(self, arrays: Arrays, blocks: tuple[int, int]) -> np.ndarray:
+        return (arrays["scale"].view(ml_dtypes.float8_e4m3fn).astype(np.float32) * arrays["super"]).reshape(blocks)
+
+
+@dataclass(frozen=True)
+class SuperScale:
+    """Scales as `bits`-bit integers under a float16 for every `span` neighbours in a row, as in llama.cpp's k-quants."""
+
+    bits: int = 6
+    span: int = 8
+    signed: bool = False
+    elementwise: bool = False
+
+    @property
+    def spelling(self) -> str:
+        return f"k{self.bits}" if self.span == 8 else f"k{self.bits}x{self.span}"
+
+    def nbytes(self, blocks: tuple[int, int]) -> int:
+        rows, columns = blocks
+        return rows * (4 * words_per_row(columns, unsigned(self.bits)) + 2 * -(-columns // self.span))
+
+    def store(self, scale: np.ndarray) -> Arrays:
+        _refuse_negative(scale, self.spelling)
+        rows, columns = scale.shape
+        top = (1 << self.bits) - 1
+        starts = np.arange(0, columns, self.span)
+        wanted = np.maximum.reduceat(scale, starts, axis=1) / top
+        if wanted.size and float(wanted.max()) > 65504:
+            raise ValueError(f"a scale of {float(scale.max()):.4g} does not fit {self.spelling}; use bf16 or f32 scales")
+        unit = wanted.astype(np.float16)
+        spread = np.repeat(unit.astype(np.float32), self.span, axis=1)[:, :columns]
+        codes = np.where(spread > 0, np.round(scale / np.where(spread > 0, spread, 1)), 0)
+        return {"scale": pack(np.minimum(codes, top).astype(np.uint8), unsigned(self.bits)), "super": unit}
+
+    def load(self, arrays: Arrays, blocks: tuple[int, int]) -> np.ndarray:
+        codes = unpack(arrays["scale"], blocks[1], unsigned(self.bits)).astype(np.float32)
+        return codes * np.repeat(arrays["super"].astype(np.float32), self.span, axis=1)[:, : blocks[1]]
+
+
+#: Formats without parameters, by spelling.
+NAMED: dict[str, ScaleFormat] = {
+    "f32": Plain("f32", np.dtype(np.float32)),
+    "f16": Plain("f16", np.dtype(np.float16)),
+    "bf16": Plain("bf16", np.dtype(ml_dtypes.bfloat16)),
+    "e8m0": PowerOfTwo(),
+    "e4m3": Float8(),
+}
+
+
+def parse(spelling: str) -> ScaleFormat:
+    """The scale format that a spelling names.
+
+    Examples
+    --------
+    >>> parse("k6").span
+    8
+    """
+    if spelling in NAMED:
+        return NAMED[spelling]
+    if match := re.fullmatch(r"k([1-8])(?:x(\d+))?", spelling):
+        span = int(match[2] or 8)
+        if span < 1:
+            raise ValueError(f"{spelling!r}: a super-scale spans at least one block")
+        return SuperScale(int(match[1]), span)
+    raise ValueError(f"no scale format is called {spelling!r}; there are {', '.join(NAMED)}, k6, k4x16 and the like")
+
+
+def _refuse_negative(scale: np.ndarray, spelling: str) -> None:
+    if scale.size and float(scale.min()) < 0:
+        raise ValueError(f"{spelling} scales cannot be negative, got {float(scale.min()):.4g}")

@@ -1,0 +1,172 @@
+"""A Scheme says how a tensor is stored: a grid, the blocks that share a scale, and how the scales are kept.
+
+Its spelling is what users type and files carry:
+
+    <grid>-<blocks>[-asym][-<scale format>]      int4-g128   int4-g32-asym   fp4-e2m1-g16-e4m3   nf4-g64   int8-token
+
+The scale format is f16 unless it is written. `asym` gives an integer grid a zero point.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from tercile.quantization import blocks as block_kinds
+from tercile.quantization import grids, packing, scales
+from tercile.quantization.blocks import Blocks, as_matrix
+from tercile.quantization.grids import Grid
+from tercile.quantization.scales import Arrays, ScaleFormat, SuperScale
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What each block's codes mean: value = scale * grid value + offset.
+
+    Attributes
+    ----------
+    scale, offset
+        float32 (block rows, block columns), exactly as `arrays` decodes to them.
+    arrays
+        What is stored, by name.
+    """
+
+    scale: np.ndarray
+    offset: np.ndarray
+    arrays: Arrays
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Grid + blocks + scale format, with or without a zero point.
+
+    Examples
+    --------
+    >>> scheme = Scheme.parse("int4-g128")
+    >>> scheme.bits_per_weight((4096, 4096)), scheme.spelling
+    (4.125, 'int4-g128')
+    >>> Scheme.parse("int4-g32-asym-k6").bits_per_weight((4096, 4096))
+    4.5
+    """
+
+    grid: Grid
+    blocks: Blocks
+    scale_format: ScaleFormat = scales.NAMED["f16"]
+    asymmetric: bool = False
+
+    def __post_init__(self) -> None:
+        if self.asymmetric and not re.fullmatch(r"uint\d", self.grid.spelling):
+            raise ValueError(f"only integer grids take a zero point, got {self.grid.spelling!r}; leave out -asym")
+        if not self.asymmetric and self.grid.spelling.startswith("uint"):
+            raise ValueError(f"{self.grid.spelling!r} needs a zero point; write {self.grid.spelling[1:]}-...-asym")
+
+    @classmethod
+    def parse(cls, spelling: str) -> Scheme:
+        """The scheme that a spelling names.
+
+        Raises
+        ------
+        ValueError
+            If a part of the spelling is not known; the message says which, and what there is.
+        """
+        match = re.fullmatch(r"(cb\[[^\]]*\]|fp\d-e\dm\d|[a-z]+\d?)-([a-z]\w*)(-asym)?(?:-(\w+))?", spelling)
+        if not match:
+            raise ValueError(f"{spelling!r} is no scheme; write <grid>-<blocks>[-asym][-<scales>], such as int4-g128")
+        grid, blocks, asym, scale_format = match.groups()
+        return cls(
+            grids.parse(re.sub(r"^int", "uint", grid) if asym else grid),
+            block_kinds.parse(blocks),
+            scales.parse(scale_format or "f16"),
+            asym is not None,
+        )
+
+    @property
+    def spelling(self) -> str:
+        """The short name; `Scheme.parse` reads it back."""
+        parts = [re.sub(r"^uint", "int", self.grid.spelling), self.blocks.spelling]
+        if self.asymmetric:
+            parts.append("asym")
+        if self.scale_format.spelling != "f16":
+            parts.append(self.scale_format.spelling)
+        return "-".join(parts)
+
+    def __str__(self) -> str:
+        return self.spelling
+
+    def ranges(self, scale: np.ndarray, offset: np.ndarray | None = None) -> Ranges:
+        """Rounds wanted scales and offsets to what the scheme can store.
+
+        Parameters
+        ----------
+        scale, offset
+            float (block rows, block columns); offset only for asymmetric schemes, and then never positive.
+
+        Raises
+        ------
+        ValueError
+            If a scale does not fit the format (float16 overflow) or is not finite.
+        """
+        scale = np.asarray(scale, dtype=np.float32)
+        if not np.isfinite(scale).all():
+            raise ValueError("scale holds NaN or infinity: the values that it was estimated from do too, or overflow")
+        arrays = self.scale_format.store(scale)
+        stored = self.scale_format.load(arrays, scale.shape)
+        if not self.asymmetric:
+            return Ranges(stored, np.zeros_like(stored), arrays)
+        if offset is None:
+            raise ValueError(f"offset is missing: {self.spelling} has a zero point")
+        offset = np.asarray(offset, dtype=np.float32)
+        if isinstance(self.scale_format, SuperScale):
+            minimum = self.scale_format.store(np.maximum(-offset, 0))
+            arrays |= {f"offset_{name}": value for name, value in minimum.items()}
+            return Ranges(stored, -self.scale_format.load(minimum, scale.shape), arrays)
+        top = len(self.grid.table) - 1
+        zero = np.clip(np.round(np.divide(-offset, stored, out=np.zeros_like(stored), where=stored != 0)), 0, top)
+        arrays["zero"] = packing.pack(zero.astype(np.uint8), self.grid)
+        return Ranges(stored, -stored * zero.astype(np.float32), arrays)
+
+    def load_ranges(self, arrays: Arrays, shape: tuple[int, ...]) -> Ranges:
+        """The ranges that `ranges` stored, for a tensor of that shape."""
+        blocks = self.blocks.count(as_matrix(shape))
+        scale = self.scale_format.load(arrays, blocks)
+        if not self.asymmetric:
+            return Ranges(scale, np.zeros_like(scale), arrays)
+        if isinstance(self.scale_format, SuperScale):
+            stored = {name.removeprefix("offset_"): value for name, value in arrays.items() if "offset_" in name}
+            return Ranges(scale, -self.scale_format.load(stored, blocks), arrays)
+        zero = packing.unpack(arrays["zero"], blocks[1], self.grid).astype(np.float32)
+        return Ranges(scale, -scale * zero, arrays)
+
+    def encode(self, matrix: np.ndarray, ranges: Ranges) -> np.ndarray:
+        """Nearest code, uint8, of each element of a matrix under the given ranges."""
+        scale = self.blocks.spread(ranges.scale, matrix.shape)
+        offset = self.blocks.spread(ranges.offset, matrix.shape)
+        # A block of zeros has scale 0; whatever its codes, it decodes to its offset.
+        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+        return self.grid.encode((np.asarray(matrix, dtype=np.float32) - offset) * inverse)
+
+    def decode(self, codes: np.ndarray, ranges: Ranges) -> np.ndarray:
+        """float32 matrix that codes and ranges stand for."""
+        values = self.grid.decode(codes)
+        values *= self.blocks.spread(ranges.scale, codes.shape)
+        if self.asymmetric:
+            values += self.blocks.spread(ranges.offset, codes.shape)
+        return values
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes that a tensor of that shape takes: codes, scales, super-scales and zero points."""
+        rows, columns = matrix = as_matrix(shape)
+        blocks = self.blocks.count(matrix)
+        total = 4 * rows * packing.words_per_row(columns, self.grid) + self.scale_format.nbytes(blocks)
+        if self.asymmetric and isinstance(self.scale_format, SuperScale):
+            total += self.scale_format.nbytes(blocks)
+        elif self.asymmetric:
+            total += 4 * blocks[0] * packing.words_per_row(blocks[1], self.grid)
+        return total
+
+    def bits_per_weight(self, shape: tuple[int, ...]) -> float:
+        """Bits stored for each element, everything counted."""
+        return 8 * self.nbytes(shape) / max(math.prod(shape), 1)

@@ -1,0 +1,94 @@
+"""Round to nearest: the solver that every other is compared with, and the error they are compared by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tercile.quantization.blocks import as_matrix
+from tercile.quantization.qtensor import QTensor
+from tercile.quantization.ranges import RangeEstimator, mse
+from tercile.quantization.scheme import Scheme
+from tercile.quantization.statistics import Statistics
+
+
+def round_to_nearest(
+    weight: np.ndarray, statistics: Statistics | None, scheme: Scheme, ranges: RangeEstimator = mse
+) -> QTensor:
+    """Rounds every weight by itself.
+
+    Parameters
+    ----------
+    weight
+        Float tensor (outputs, inputs...), finite.
+    statistics
+        If given, the mean square of each input is the importance that `ranges` gets.
+    scheme, ranges
+        How to store it, and how to find the scales.
+
+    Raises
+    ------
+    ValueError
+        If weight is empty or not finite, or statistics do not fit it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tercile.quantization import Scheme
+    >>> round_to_nearest(np.float32([[0.5, -1.0]]), None, Scheme.parse("ternary-channel")).codes.tolist()
+    [[2, 0]]
+    """
+    matrix = checked_weight(weight)
+    importance = None
+    if statistics is not None:
+        if statistics.channels != matrix.shape[1]:
+            raise ValueError(f"statistics are of {statistics.channels} inputs, the weight has {matrix.shape[1]} columns")
+        importance = statistics.mean_square if statistics.mean_square.any() else None
+    return QTensor.quantize(np.asarray(weight), scheme, ranges(matrix, scheme, importance))
+
+
+def output_error(weight: np.ndarray, quantized: QTensor, statistics: Statistics) -> float:
+    """tr((W - Q) H (W - Q)') with H = X'X / n: mean squared change of the layer's output, summed over outputs.
+
+    Costs outputs * inputs^2.
+    """
+    matrix = checked_weight(weight)
+    change = matrix - quantized.dequantize().reshape(matrix.shape)
+    return float(np.einsum("ij,ij->", change @ statistics.second_moment, change, dtype=np.float64))
+
+
+def bias_correction(weight: np.ndarray, quantized: QTensor, statistics: Statistics) -> np.ndarray:
+    """What to add to the layer's bias so that its mean output stays: (W - Q) E[x], float32 (outputs,).
+
+    Nagel et al. (2019), "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2, with the
+    measured mean of the inputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tercile.quantization import Scheme
+    >>> w, seen = np.float32([[0.9, -1.0]]), Statistics(2)
+    >>> seen.update(np.float32([[1.0, 0.0], [3.0, 0.0]]))
+    >>> q = round_to_nearest(w, None, Scheme.parse("ternary-channel-f32"))
+    >>> bool(np.isclose((w - q.dequantize()) @ [2, 0], bias_correction(w, q, seen)))
+    True
+    """
+    matrix = checked_weight(weight)
+    change = matrix - quantized.dequantize().reshape(matrix.shape)
+    return (change @ statistics.mean).astype(np.float32)
+
+
+def checked_weight(weight: np.ndarray) -> np.ndarray:
+    """The weight as a float32 matrix.
+
+    Raises
+    ------
+    ValueError
+        If it is empty or not finite.
+    """
+    weight = np.asarray(weight)
+    matrix = np.ascontiguousarray(weight, dtype=np.float32).reshape(as_matrix(weight.shape))
+    if matrix.size == 0:
+        raise ValueError(f"weight is empty (shape {weight.shape})")
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"weight holds {int((~np.isfinite(matrix)).sum())} NaN or infinite values")
+    return matrix
