@@ -1,0 +1,65 @@
+"""Llama and its kin with the same blocks: pre-norm decoders with a gated feed-forward part, RMSNorm and, in
+most, grouped-query attention.
+
+A norm feeds only the projections after it; the residual goes round it. Values are averaged, up-projections are
+multiplied by the gate: both pass a factor on to the layer that reads them. Each head of values is read by as
+many heads of the output projection as the group has queries.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tercile.quantization.families.family import Block, Family, Scaling
+from tercile.quantization.families.layers import Inventory, has_gain, model_type, stack
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+ATTENTION_NORM, QUERY, KEY = "input_layernorm", "self_attn.q_proj", "self_attn.k_proj"
+VALUE, OUTPUT, FEED_NORM = "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm"
+GATE, UP, DOWN = "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"
+
+
+def describe_llama(model: nn.Module, found: Inventory) -> Family | None:
+    """The family, or None if the model is not of it."""
+    names = stack(model, ATTENTION_NORM, QUERY, KEY, VALUE, OUTPUT, FEED_NORM, GATE, UP, DOWN)
+    if model_type(model) not in MODEL_TYPES or not names:
+        return None
+    modules = dict(model.named_modules())
+    blocks = []
+    for name in names:
+        value, output = modules[f"{name}.{VALUE}"], modules[f"{name}.{OUTPUT}"]
+        head = int(modules[f"{name}.self_attn"].head_dim)
+        repeats = output.in_features // value.out_features
+        projections = tuple(f"{name}.{each}" for each in (QUERY, KEY, VALUE))
+        scalings = (
+            Scaling(f"{name}.{ATTENTION_NORM}", projections, "norm"),
+            Scaling(f"{name}.{FEED_NORM}", (f"{name}.{GATE}", f"{name}.{UP}"), "norm"),
+            Scaling(f"{name}.{UP}", (f"{name}.{DOWN}",), "linear"),
+            Scaling(f"{name}.{VALUE}", (f"{name}.{OUTPUT}",), "linear", repeats, head),
+        )
+        legal = tuple(each for each in scalings if not found.shared & {each.producer, *each.readers})
+        blocks.append(Block(name, found.under(name), legal))
+    inside = {layer.name for block in blocks for layer in block.layers}
+    # Where some layers see a window of the text and some all of it, blocks differ in the mask they are given.
+    kinds = set(getattr(model.config, "layer_types", None) or ())
+    return Family(
+        name="llama",
+        sequential=len(kinds) <= 1,
+        blocks=tuple(blocks),
+        embeddings=found.of("embedding"),
+        outside=tuple(each for each in found.layers if each.kind != "embedding" and each.name not in inside),
+        scalings=_head(modules, found),
+        tied=found.tied,
+        skipped=found.skipped,
+    )
+
+
+def _head(modules: dict[str, nn.Module], found: Inventory) -> tuple[Scaling, ...]:
+    """The last norm feeds the head alone, which can take a factor unless it is tied to the embedding.
+
+    Without a head, as in the bare model, the norm's output is the model's and nothing may change it.
+    """
+    norm, head = "model.norm", "lm_head"
+    if norm in modules and head in modules and has_gain(modules[norm]) and head not in found.shared:
+        return (Scaling(norm, (head,), "norm"),)
+    return ()

@@ -1,0 +1,55 @@
+"""ViT of Transformers: a pre-norm encoder over patches that a convolution embeds.
+
+Each norm feeds only the projections after it. Values pass a factor on to the output projection; the first layer
+of the feed-forward part does so only with ReLU.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tercile.quantization.families.family import Block, Family, Scaling
+from tercile.quantization.families.layers import Inventory, has_gain, model_type, stack
+
+MODEL_TYPES = ("vit",)
+ATTENTION_NORM, FEED_NORM, UP, DOWN = "layernorm_before", "layernorm_after", "mlp.fc1", "mlp.fc2"
+QUERY, KEY, VALUE, OUTPUT = (f"attention.{each}_proj" for each in "qkvo")
+
+
+def describe_vit(model: nn.Module, found: Inventory) -> Family | None:
+    """The family, or None if the model is not of it."""
+    names = stack(model, ATTENTION_NORM, FEED_NORM, QUERY, KEY, VALUE, OUTPUT, UP, DOWN)
+    if model_type(model) not in MODEL_TYPES or not names:
+        return None
+    relu = getattr(model.config, "hidden_act", "") == "relu"
+    blocks = []
+    for name in names:
+        projections = tuple(f"{name}.{each}" for each in (QUERY, KEY, VALUE))
+        scalings = [
+            Scaling(f"{name}.{ATTENTION_NORM}", projections, "norm"),
+            Scaling(f"{name}.{FEED_NORM}", (f"{name}.{UP}",), "norm"),
+            Scaling(f"{name}.{VALUE}", (f"{name}.{OUTPUT}",), "linear"),
+        ]
+        if relu:
+            scalings.append(Scaling(f"{name}.{UP}", (f"{name}.{DOWN}",), "linear"))
+        legal = tuple(each for each in scalings if not found.shared & {each.producer, *each.readers})
+        blocks.append(Block(name, found.under(name), legal))
+    inside = {layer.name for block in blocks for layer in block.layers}
+    return Family(
+        name="vit",
+        sequential=True,
+        blocks=tuple(blocks),
+        embeddings=found.of("embedding"),
+        outside=tuple(each for each in found.layers if each.kind != "embedding" and each.name not in inside),
+        scalings=_head(model, found),
+        tied=found.tied,
+        skipped=found.skipped,
+    )
+
+
+def _head(model: nn.Module, found: Inventory) -> tuple[Scaling, ...]:
+    """In a classifier the last norm feeds the head alone; in the bare model its output is the model's."""
+    norm, head = "vit.layernorm", "classifier"
+    modules = dict(model.named_modules())
+    linear = isinstance(modules.get(head), nn.Linear) and head not in found.shared
+    return (Scaling(norm, (head,), "norm"),) if linear and norm in modules and has_gain(modules[norm]) else ()
