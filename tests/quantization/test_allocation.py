@@ -37,7 +37,11 @@ def brute_force(table: SensitivityTable, budget: int) -> tuple[float, int] | Non
 def small_tables(draw) -> SensitivityTable:
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     # Whole numbers of a small range, so that ties and dominated schemes are common and sums are exact.
-    nbytes = draw(st.lists(st.lists(st.integers(0, 12), min_size=columns, max_size=columns), min_size=rows, max_size=rows))
+    nbytes = draw(
+        st.lists(
+            st.lists(st.integers(0, 12), min_size=columns, max_size=columns), min_size=rows, max_size=rows
+        )
+    )
     one = st.one_of(st.integers(-3, 12).map(float), st.just(math.inf))
     loss = draw(st.lists(st.lists(one, min_size=columns, max_size=columns), min_size=rows, max_size=rows))
     for row in loss:
@@ -51,7 +55,9 @@ def model_like(seed: int = 0, layers: int = 40) -> SensitivityTable:
     random = np.random.default_rng(seed)
     weights = np.resize([384 * 384] * 4 + [384 * 1536] * 2, layers)
     bits = np.array([2.25, 2.5, 3.25, 3.5, 4.25, 4.5, 5.25, 6.25, 8.25, 16])
-    loss = np.exp(random.normal(size=(layers, 1))) * 4.0**-bits * np.exp(0.1 * random.normal(size=(layers, 10)))
+    loss = (
+        np.exp(random.normal(size=(layers, 1))) * 4.0**-bits * np.exp(0.1 * random.normal(size=(layers, 10)))
+    )
     return table_of((weights[:, None] * bits / 8).astype(np.int64), loss)
 
 
@@ -78,7 +84,10 @@ def test_a_table_of_model_size_gets_the_loss_that_an_integer_programme_finds(see
     one_each = np.kron(np.eye(rows), np.ones(columns))
     answer = milp(
         table.loss.ravel() / table.loss.max() * 1e3,
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(table.nbytes.reshape(1, -1), 0, budget)],
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(table.nbytes.reshape(1, -1), 0, budget),
+        ],
         integrality=np.ones(rows * columns),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0},
@@ -96,7 +105,9 @@ def test_a_dominated_scheme_is_never_chosen(table, budget):
     except ValueError:
         return
     for row, layer in enumerate(table.layers):
-        size, loss = (array[row, table.schemes.index(found.choices[layer])] for array in (table.nbytes, table.loss))
+        size, loss = (
+            array[row, table.schemes.index(found.choices[layer])] for array in (table.nbytes, table.loss)
+        )
         as_good = (table.nbytes[row] <= size) & (table.loss[row] <= loss)
         assert not (as_good & ((table.nbytes[row] < size) | (table.loss[row] < loss))).any()
 
@@ -111,7 +122,9 @@ def test_of_equal_schemes_the_first_is_chosen_each_time():
 def test_losses_of_any_magnitude_give_the_same_choice():
     table = model_like()
     budget = int(table.nbytes.sum(axis=0)[4])
-    scaled = [allocate(table_of(table.nbytes, table.loss * factor), budget) for factor in (1.0, 2.0**-60, 2.0**60)]
+    scaled = [
+        allocate(table_of(table.nbytes, table.loss * factor), budget) for factor in (1.0, 2.0**-60, 2.0**60)
+    ]
     assert scaled[0].choices == scaled[1].choices == scaled[2].choices
 
 
@@ -178,12 +191,19 @@ def test_a_table_comes_back_from_json_to_the_last_bit():
     ],
 )
 def test_a_damaged_table_is_refused_by_name(change, message):
-    good = {"layers": ("a", "b"), "schemes": ("x", "y"), "nbytes": [[1, 2], [1, 2]], "loss": [[0.0, 1], [0, 1]]}
+    good = {
+        "layers": ("a", "b"),
+        "schemes": ("x", "y"),
+        "nbytes": [[1, 2], [1, 2]],
+        "loss": [[0.0, 1], [0, 1]],
+    }
     with pytest.raises(ValueError, match=message):
         SensitivityTable(**(good | change))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"layers": ["a"], "schemes": ["x"], "nbytes": [[1]], "loss": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"layers": ["a"], "schemes": ["x"], "nbytes": [[1]], "loss": 3}']
+)
 def test_text_that_is_no_table_is_refused(text):
     with pytest.raises(ValueError, match="not a sensitivity table"):
         SensitivityTable.from_json(text)

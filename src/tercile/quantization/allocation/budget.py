@@ -4,11 +4,11 @@ This is the multiple-choice knapsack problem,
 
     minimise  sum_l loss[l, c_l]   over c   subject to   sum_l nbytes[l, c_l] <= budget.
 
-It is solved by dynamic programming over the Pareto front of the layers seen so far, with every partial choice thrown
-out whose Lagrangian bound is above a solution already known (Nemhauser and Ullmann 1969, "Discrete Dynamic Programming
-and Capital Allocation"; the bound: Fisher 1981, "The Lagrangian Relaxation Method for Solving Integer Programming
-Problems"). A general integer solver counts bytes in floating point and takes 0.999999 for 1, so that it may break the
-budget by some bytes and stop some way short of the optimum; here bytes are integers.
+It is solved by dynamic programming over the Pareto front of the layers seen so far, with every partial
+choice thrown out whose Lagrangian bound is above a solution already known (Nemhauser and Ullmann 1969,
+"Discrete Dynamic Programming and Capital Allocation"; the bound: Fisher 1981, "The Lagrangian Relaxation
+Method for Solving Integer Programming Problems"). A general integer solver counts bytes in floating point and
+takes 0.999999 for 1, so that it may break the budget by some bytes; here bytes are integers.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ def allocate(table: SensitivityTable, budget_bytes: int) -> Allocation:
 
     Returns
     -------
-    Allocation, the exact optimum up to rounding in the last digits of the summed loss. The same table gives the same
-    choice, ties included. The problem is NP-hard: on a table made to be hard (dozens of layers whose loss is exactly
-    proportional to their bytes, so that only the arithmetic of the byte counts decides) more than `MOST_STATES`
-    partial choices would have to be kept; then evenly spaced ones are, and the result is near the optimum.
+    Allocation, the exact optimum up to rounding in the last digits of the summed loss. The same table gives the
+    same choice, ties included. The problem is NP-hard: on a table made to be hard (dozens of layers whose loss
+    is exactly proportional to their bytes, so that only the arithmetic of the byte counts decides) more than
+    `MOST_STATES` partial choices would have to be kept; then evenly spaced ones are, and the result is near the
+    optimum.
 
     Raises
     ------
@@ -73,12 +74,14 @@ def allocate(table: SensitivityTable, budget_bytes: int) -> Allocation:
 
     Examples
     --------
-    >>> table = SensitivityTable(("a", "b"), ("int8-channel", "int4-g64"), [[80, 40], [8, 4]], [[0.1, 0.9], [0.0, 0.5]])
+    >>> table = SensitivityTable(
+    ...     ("a", "b"), ("int8-channel", "int4-g64"), [[80, 40], [8, 4]], [[0.1, 0.9], [0.0, 0.5]]
+    ... )
     >>> allocate(table, 50).choices, allocate(table, 1000).loss
     ({'a': 'int4-g64', 'b': 'int8-channel'}, 0.1)
     >>> allocate(table, 43)
     Traceback (most recent call last):
-    ValueError: budget_bytes is 43, but no choice takes less than 44 bytes; ask for 44 or more, or add smaller schemes
+    ValueError: budget_bytes is 43, but no choice takes less than 44 bytes; ask for 44, or add smaller schemes
     """
     budget = operator.index(budget_bytes)
     options = [undominated(table.nbytes[layer], table.loss[layer]) for layer in range(len(table.layers))]
@@ -88,7 +91,7 @@ def allocate(table: SensitivityTable, budget_bytes: int) -> Allocation:
     if least > budget:
         raise ValueError(
             f"budget_bytes is {budget}, but no choice takes less than {least} bytes; "
-            f"ask for {least} or more, or add smaller schemes"
+            f"ask for {least}, or add smaller schemes"
         )
     picked = _solve(sizes, losses, budget)
     columns = [int(options[layer][choice]) for layer, choice in enumerate(picked)]
@@ -151,8 +154,8 @@ def _solve(sizes: list[np.ndarray], losses: list[np.ndarray], budget: int) -> li
 def _relaxed(sizes: list[np.ndarray], losses: list[np.ndarray], budget: int) -> tuple[float, list[int]]:
     """The price of a byte that makes the Lagrangian bound best, and a good choice within the budget.
 
-    At a given price every layer decides alone; the bytes asked for fall as the price rises. The price is found by
-    bisection between one at which they do not fit and one at which they do.
+    At a given price every layer decides alone; the bytes asked for fall as the price rises. The price is found
+    by bisection between one at which they do not fit and one at which they do.
     """
 
     def demand(price: float) -> list[int]:

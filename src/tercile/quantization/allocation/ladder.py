@@ -22,8 +22,8 @@ def pareto_ladder(table: SensitivityTable, rungs: int = 20) -> tuple[Allocation,
 
     Returns
     -------
-    tuple of Allocation: sizes fall strictly and predicted losses do not fall. The first has the least loss there is,
-    the last (where rungs is above 1) the fewest bytes.
+    tuple of Allocation: sizes fall strictly and predicted losses do not fall. The first has the least loss there
+    is, the last (where rungs is above 1) the fewest bytes.
 
     Notes
     -----
@@ -31,7 +31,9 @@ def pareto_ladder(table: SensitivityTable, rungs: int = 20) -> tuple[Allocation,
 
     Examples
     --------
-    >>> table = SensitivityTable(("a", "b"), ("int8-channel", "int4-g64"), [[80, 40], [8, 4]], [[0.1, 0.9], [0.0, 0.5]])
+    >>> table = SensitivityTable(
+    ...     ("a", "b"), ("int8-channel", "int4-g64"), [[80, 40], [8, 4]], [[0.1, 0.9], [0.0, 0.5]]
+    ... )
     >>> [rung.nbytes for rung in pareto_ladder(table)]
     [88, 84, 48, 44]
     """

@@ -12,7 +12,8 @@ import numpy as np
 class SensitivityTable:
     """What storing one layer under one scheme costs, all other layers left alone.
 
-    Losses of different layers are taken to add up; whoever fills the table chooses a loss for which that is nearly so.
+    Losses of different layers are taken to add up; whoever fills the table chooses a loss for which that is
+    nearly so.
 
     Parameters
     ----------
@@ -21,8 +22,8 @@ class SensitivityTable:
     nbytes
         int64 (layers, schemes): bytes of the layer under the scheme, not negative.
     loss
-        float64 (layers, schemes): predicted loss. Infinity where a layer cannot be stored so; every layer needs one
-        scheme that is finite. Negative is allowed: a measured rise of a loss may be a small fall.
+        float64 (layers, schemes): predicted loss. Infinity where a layer cannot be stored so; every layer needs
+        one scheme that is finite. Negative is allowed: a measured rise of a loss may be a small fall.
 
     Raises
     ------
@@ -31,7 +32,9 @@ class SensitivityTable:
 
     Examples
     --------
-    >>> table = SensitivityTable(("a", "b"), ("int8-channel", "int4-g64"), [[80, 40], [8, 4]], [[0.1, 0.9], [0.0, 0.5]])
+    >>> table = SensitivityTable(
+    ...     ("a", "b"), ("int8-channel", "int4-g64"), [[80, 40], [8, 4]], [[0.1, 0.9], [0.0, 0.5]]
+    ... )
     >>> SensitivityTable.from_json(table.to_json()).nbytes.tolist()
     [[80, 40], [8, 4]]
     """
@@ -47,7 +50,7 @@ class SensitivityTable:
             if not given or not all(isinstance(one, str) and one for one in given):
                 raise ValueError(f"{name} must be one or more non-empty strings, got {given!r}")
             if len(set(given)) != len(given):
-                raise ValueError(f"{name} holds {max(given, key=given.count)!r} twice; each may be there once")
+                raise ValueError(f"{name} holds {max(given, key=given.count)!r} twice")
             object.__setattr__(self, name, given)
         shape = (len(self.layers), len(self.schemes))
         nbytes = np.array(self.nbytes)
@@ -59,10 +62,11 @@ class SensitivityTable:
         if loss.shape != shape:
             raise ValueError(f"loss must be numbers {shape}, got {loss.shape}")
         if np.isnan(loss).any() or np.isneginf(loss).any():
-            raise ValueError("loss holds NaN or minus infinity; write infinity where a layer cannot be stored so")
+            raise ValueError("loss holds NaN or minus infinity; write infinity where a scheme cannot be used")
         lost = np.flatnonzero(~np.isfinite(loss).any(axis=1))
         if lost.size:
-            raise ValueError(f"layer {self.layers[lost[0]]!r} has no scheme of finite loss; add one that keeps it as it is")
+            layer = self.layers[lost[0]]
+            raise ValueError(f"layer {layer!r} has no scheme of finite loss; add one that keeps it as it is")
         for name, array in (("nbytes", nbytes.astype(np.int64)), ("loss", loss)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -86,7 +90,8 @@ class SensitivityTable:
         try:
             raw = json.loads(text)
             layers, schemes, nbytes = raw["layers"], raw["schemes"], np.array(raw["nbytes"])
-            loss = np.array([[np.inf if value is None else value for value in row] for row in raw["loss"]], dtype=float)
+            rows = [[np.inf if value is None else value for value in row] for row in raw["loss"]]
+            loss = np.array(rows, dtype=np.float64)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"text is not a sensitivity table: {error!r}") from None
         return cls(tuple(layers), tuple(schemes), nbytes, loss)
