@@ -1,5 +1,6 @@
 #include "cpu.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -38,13 +39,17 @@ const Kernels& kernels() {
 }
 
 int threads() {
-  for (const char* name : {"TERCILE_THREADS", "OMP_NUM_THREADS"}) {
-    const char* text = std::getenv(name);
-    const int n = text ? std::atoi(text) : 0;
-    if (n > 0) return n;
+  const char* wanted = std::getenv("TERCILE_THREADS");
+  if (wanted && *wanted) {
+    const int n = std::atoi(wanted);
+    if (n < 1)
+      throw std::runtime_error("TERCILE_THREADS is '" + std::string(wanted) +
+                               "'; set it to a whole number of at least 1, or unset it");
+    return n;
   }
-  const int n = static_cast<int>(std::thread::hardware_concurrency());
-  return n > 0 ? n : 1;
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  const int n = text ? std::atoi(text) : 0;
+  return n > 0 ? n : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 }  // namespace tercile

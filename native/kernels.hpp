@@ -19,21 +19,24 @@ struct Levels {
   float step;
 };
 
+// Rows of a tile of the column loop: what a core keeps in its own cache beside a row of the factor.
+constexpr int kTileRows = 64;
+
 struct Kernels {
   const char* name;
 
   // out[i] = index of the level nearest to x[i].
   void (*nearest)(const float* x, std::size_t n, const Levels& levels, std::uint8_t* out);
 
-  // One tile of the GPTQ column loop, transposed: w is (columns, rows), contiguous in rows. For each column in turn:
-  // round every row to scale * level + offset, and take the error, spread by the row of the upper Cholesky factor of
-  // the inverse Hessian, off the columns still to come. scale and offset are (groups, rows); group_of says which
-  // group a column is in. Leaves the scaled errors in `error` (columns, rows) and level indices in `index`.
-  void (*solve_tile)(float* w, int columns, int rows, const float* factor, int factor_stride, const float* scale,
-                     const float* offset, const int* group_of, const Levels& levels, float* error,
-                     std::uint8_t* index);
+  // One tile of kTileRows rows, transposed: w, error and index are (columns, kTileRows), scale and offset (groups,
+  // kTileRows). factor is the upper Cholesky factor M of the Hessian, H = M'M, row-major; below its diagonal anything
+  // may stand. Columns are taken from the last to the first: column p is rounded at
+  //     w[p] + sum over q > p of error[q] * M[p][q] / M[p][p],    error[q] = w[q] - rounded w[q],
+  // which makes row p of M as small as it can be made. group_of says which group a column is in.
+  void (*solve_tile)(const float* w, int columns, const float* factor, const float* scale, const float* offset,
+                     const int* group_of, const Levels& levels, float* error, std::uint8_t* index);
 
-  // error[c] = sum_i weight[i] * (x[i] - quantized(x[i]; scale[c], offset[c]))^2 for each candidate c.
+  // error[c] = sum_i weight[i] * (x[i] - quantized(x[i]; scale[c], offset[c]))^2 / max_i x[i]^2 for each candidate c.
   // weight may be null.
   void (*range_errors)(const float* x, const float* weight, std::size_t n, const float* scale, const float* offset,
                        int candidates, const Levels& levels, float* error);

@@ -1,6 +1,6 @@
-// Nearest level of a scalar grid, for grids with even steps (arithmetic) and for any other (a branch-free search).
+// Nearest level of a scalar grid, for grids with even steps (arithmetic) and for any other (a search).
 #pragma once
-#include "../kernels.hpp"
+#include "lanes.hpp"
 
 namespace tercile::TERCILE_TARGET {
 
@@ -8,10 +8,19 @@ namespace tercile::TERCILE_TARGET {
 // every instruction set alike, and vectorises where nearbyint would be a call.
 constexpr float kRound = 12582912.0f;
 
+// Above this many levels a binary search of each lane beats comparing all lanes with every midpoint.
+constexpr int kScan = 64;
+
 static inline float clamp_index(float position, float top) {
-  // Written as min(max()) with the constant first so that a NaN becomes 0, never an index out of range.
+  // Written so that a NaN becomes 0, never an index out of range.
   position = position > 0.0f ? position : 0.0f;
   return position < top ? position : top;
+}
+
+TERCILE_INLINE Lanes round_index(Lanes position, float top) {
+  position = position > all(0.0f) ? position : all(0.0f);
+  position = position < all(top) ? position : all(top);
+  return (position + kRound) - kRound;
 }
 
 static inline int search(float x, const float* midpoints, int count) {
@@ -23,6 +32,31 @@ static inline int search(float x, const float* midpoints, int count) {
     span -= half;
   }
   return low;
+}
+
+// Level nearest to each lane, and its index.
+template <bool uniform>
+TERCILE_INLINE Lanes nearest_level(Lanes x, const Levels& g, IntLanes& index) {
+  if constexpr (uniform) {
+    const Lanes position = round_index((x - g.first) * (1.0f / g.step), static_cast<float>(g.count - 1));
+    index = __builtin_convertvector(position, IntLanes);
+    return g.first + g.step * position;
+  }
+  Lanes level = all(g.levels[0]);
+  index = IntLanes{};
+  if (g.count <= kScan) {
+    for (int i = 1; i < g.count; ++i) {
+      const IntLanes above = all(g.midpoints[i - 1]) < x;
+      level = above ? all(g.levels[i]) : level;
+      index -= above;  // true is -1
+    }
+  } else {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      index[lane] = search(x[lane], g.midpoints, g.count);
+      level[lane] = g.levels[index[lane]];
+    }
+  }
+  return level;
 }
 
 static void nearest(const float* x, std::size_t n, const Levels& g, std::uint8_t* out) {

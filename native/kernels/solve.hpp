@@ -1,53 +1,70 @@
-// The GPTQ column loop (Frantar et al. 2023, Algorithm 1, inner loop) over one tile of rows.
+// Back substitution with rounding, over one tile of rows: the GPTQ column loop, written without an inverse.
 #pragma once
 #include "rounding.hpp"
 
 namespace tercile::TERCILE_TARGET {
 
-// Rounds one column of a tile: w is replaced by the error (w - q) / pivot, index by the level chosen.
-template <bool uniform>
-static inline void round_column(const float* w, int rows, const float* scale, const float* offset, float pivot_inverse,
-                                const Levels& g, float* error, std::uint8_t* index) {
-  const float first = g.first, step = g.step, step_inverse = uniform ? 1.0f / g.step : 0.0f;
-  const float top = static_cast<float>(g.count - 1);
-  for (int r = 0; r < rows; ++r) {
-    // A block of zeros has scale 0: everything in it is `offset`, whatever the level.
-    const float inverse = scale[r] != 0.0f ? 1.0f / scale[r] : 0.0f;
-    const float x = (w[r] - offset[r]) * inverse;
-    float level;
-    int i;
-    if constexpr (uniform) {
-      const float position = (clamp_index((x - first) * step_inverse, top) + kRound) - kRound;
-      i = static_cast<int>(position);
-      level = first + step * position;
-    } else {
-      i = search(x, g.midpoints, g.count);
-      level = g.levels[i];
+constexpr int kParts = kTileRows / kLanes;
+constexpr int kTogether = 4;  // columns that read the errors of earlier ones in one pass
+
+// Adds errors[q] * factor_row[q] to each of `count` sums, for q from `last` down to `stop`, not included.
+template <int count>
+TERCILE_INLINE void gather(Lanes (&sums)[kTogether][kParts], const float* errors, const float* const* rows, int last,
+                           int stop) {
+  for (int q = last; q > stop; --q) {
+    Lanes e[kParts];
+#pragma GCC unroll 8
+    for (int part = 0; part < kParts; ++part) e[part] = load(errors + static_cast<std::ptrdiff_t>(q) * kTileRows + part * kLanes);
+#pragma GCC unroll 8
+    for (int c = 0; c < count; ++c) {
+      const float f = rows[c][q];
+#pragma GCC unroll 8
+      for (int part = 0; part < kParts; ++part) sums[c][part] += e[part] * f;
     }
-    index[r] = static_cast<std::uint8_t>(i);
-    error[r] = (w[r] - (scale[r] * level + offset[r])) * pivot_inverse;
   }
 }
 
-static void solve_tile(float* w, int columns, int rows, const float* factor, int factor_stride, const float* scale,
-                       const float* offset, const int* group_of, const Levels& g, float* error, std::uint8_t* index) {
-  for (int j = 0; j < columns; ++j) {
-    const float* row = factor + static_cast<std::ptrdiff_t>(j) * factor_stride;
-    const float* s = scale + static_cast<std::ptrdiff_t>(group_of[j]) * rows;
-    const float* o = offset + static_cast<std::ptrdiff_t>(group_of[j]) * rows;
-    float* e = error + static_cast<std::ptrdiff_t>(j) * rows;
-    float* column = w + static_cast<std::ptrdiff_t>(j) * rows;
-    if (g.uniform)
-      round_column<true>(column, rows, s, o, 1.0f / row[j], g, e, index + static_cast<std::ptrdiff_t>(j) * rows);
-    else
-      round_column<false>(column, rows, s, o, 1.0f / row[j], g, e, index + static_cast<std::ptrdiff_t>(j) * rows);
-    for (int k = j + 1; k < columns; ++k) {
-      const float f = row[k];
-      float* to = w + static_cast<std::ptrdiff_t>(k) * rows;
-#pragma omp simd
-      for (int r = 0; r < rows; ++r) to[r] -= f * e[r];
+template <bool uniform>
+static inline void round_column(const float* w, const Lanes (&sums)[kParts], float pivot_inverse, const float* scale,
+                                const float* offset, const Levels& g, float* error, std::uint8_t* index) {
+  for (int part = 0; part < kParts; ++part) {
+    const Lanes weight = load(w + part * kLanes), s = load(scale + part * kLanes), o = load(offset + part * kLanes);
+    const Lanes target = weight + sums[part] * pivot_inverse;
+    // A block of zeros has scale 0: everything in it is `offset`, whatever the level.
+    const Lanes x = s != all(0.0f) ? (target - o) / s : all(0.0f);
+    IntLanes i;
+    const Lanes level = nearest_level<uniform>(x, g, i);
+    store(error + part * kLanes, weight - (s * level + o));
+    for (int lane = 0; lane < kLanes; ++lane) index[part * kLanes + lane] = static_cast<std::uint8_t>(i[lane]);
+  }
+}
+
+template <bool uniform>
+static inline void solve(const float* w, int columns, const float* factor, const float* scale, const float* offset,
+                         const int* group_of, const Levels& g, float* error, std::uint8_t* index) {
+  const auto row = [factor, columns](int p) { return factor + static_cast<std::ptrdiff_t>(p) * columns; };
+  for (int last = columns - 1; last >= 0; last -= kTogether) {
+    const int count = last + 1 < kTogether ? last + 1 : kTogether;
+    const float* rows[kTogether];
+    for (int c = 0; c < kTogether; ++c) rows[c] = row(last - c > 0 ? last - c : 0);
+    Lanes sums[kTogether][kParts] = {};
+    gather<kTogether>(sums, error, rows, columns - 1, last);
+    for (int c = 0; c < count; ++c) {
+      const std::ptrdiff_t p = last - c, at = p * kTileRows, group = group_of[p] * static_cast<std::ptrdiff_t>(kTileRows);
+      for (int q = last; q > p; --q)
+        for (int part = 0; part < kParts; ++part)
+          sums[c][part] += load(error + static_cast<std::ptrdiff_t>(q) * kTileRows + part * kLanes) * rows[c][q];
+      round_column<uniform>(w + at, sums[c], 1.0f / rows[c][p], scale + group, offset + group, g, error + at, index + at);
     }
   }
+}
+
+static void solve_tile(const float* w, int columns, const float* factor, const float* scale, const float* offset,
+                       const int* group_of, const Levels& g, float* error, std::uint8_t* index) {
+  if (g.uniform)
+    solve<true>(w, columns, factor, scale, offset, group_of, g, error, index);
+  else
+    solve<false>(w, columns, factor, scale, offset, group_of, g, error, index);
 }
 
 }  // namespace tercile::TERCILE_TARGET

@@ -96,6 +96,11 @@ class Scheme:
     def __str__(self) -> str:
         return self.spelling
 
+    @property
+    def whole_offsets(self) -> bool:
+        """Whether offsets are stored as zero points, a whole number of scales; under a super-scale they are not."""
+        return self.asymmetric and not isinstance(self.scale_format, SuperScale)
+
     def ranges(self, scale: np.ndarray, offset: np.ndarray | None = None) -> Ranges:
         """Rounds wanted scales and offsets to what the scheme can store.
 

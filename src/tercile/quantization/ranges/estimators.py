@@ -8,13 +8,14 @@ estimators that minimise an error use.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 
 from tercile import _native
 from tercile.quantization.blocks import as_matrix
+from tercile.quantization.scales import PowerOfTwo
 from tercile.quantization.scheme import Ranges, Scheme
 
 # Lower and upper end of each row of a stack of blocks.
@@ -82,20 +83,21 @@ def quantile(
 def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None) -> Ranges:
     """The range of least squared rounding error, each column weighted by its importance, by search in each block.
 
-    The search tries 24 fractions of the min-max range, for asymmetric schemes 12 x 12 pairs of them, then nine finer
-    ones around the best. It evaluates the true rounding error, so it works for every grid.
+    The search tries fractions of the min-max range, then finer ones around the best. It evaluates the true rounding
+    error, so it works for every grid.
 
     Parameters
     ----------
     values, scheme
         As for `min_max`.
     importance
-        Optional float (columns,), not negative.
+        Optional float (columns,), finite, not negative. Only ratios count. Columns of no importance weigh a millionth
+        of the mean, so that a block of nothing else still gets a range.
 
     Notes
     -----
-    Costs about 35 (symmetric), 70 (symmetric integers, both signs of the scale) or 160 (asymmetric) roundings of each
-    value, in native threaded code.
+    Costs 48 roundings of each value (symmetric), or 64 (asymmetric, and symmetric grids that reach further on one side,
+    which are tried both ways round), in native threaded code.
 
     Examples
     --------
@@ -110,76 +112,80 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
     low, high = _bounds(matrix, scheme, lambda block: (block.min(axis=1), block.max(axis=1)))
     scale, offset = np.zeros_like(low), np.zeros_like(low)
     if importance is None:
-        weights = itertools.repeat(None)
+        weights: Iterator[np.ndarray | None] = itertools.repeat(None)
     else:
         spread = np.broadcast_to(_checked_importance(importance, matrix.shape), matrix.shape)
-        weights = (values for _, _, values in scheme.blocks.pieces(spread))
+        weights = (piece for _, _, piece in scheme.blocks.pieces(spread))
+    search = _search_ends if scheme.asymmetric else _search_scales
     for (rows, columns, block), weight in zip(scheme.blocks.pieces(matrix), weights):
-        lo, hi = low[rows, columns].reshape(-1), high[rows, columns].reshape(-1)
-        best_scale, best_offset = _search(block, weight, lo, hi, scheme)
-        scale[rows, columns] = best_scale.reshape(scale[rows, columns].shape)
-        offset[rows, columns] = best_offset.reshape(scale[rows, columns].shape)
+        lo, hi = low[rows, columns], high[rows, columns]
+        best_scale, best_offset = search(block, weight, lo.reshape(-1), hi.reshape(-1), scheme)
+        scale[rows, columns], offset[rows, columns] = best_scale.reshape(lo.shape), best_offset.reshape(lo.shape)
     return scheme.ranges(scale, offset if scheme.asymmetric else None)
 
 
-def _search(
+# Stages of the search, as fractions of the min-max range and differences of fractions. Numbers of candidates that are
+# multiples of 16, the best so far included, fill the lanes of the kernel.
+_COARSE = np.linspace(0.1, 1.0, 16, dtype=np.float32)
+_FINE = np.float32(0.06) * np.delete(np.linspace(-1, 1, 17, dtype=np.float32)[:16], 8)
+_COARSE_ENDS = np.stack(np.meshgrid(*2 * [np.linspace(0.25, 1.0, 6, dtype=np.float32)], indexing="ij"), -1).reshape(-1, 2)
+_FINE_ENDS = np.float32(0.075) * np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b], dtype=np.float32)
+_NO_WEIGHT = np.empty((0, 0), dtype=np.float32)
+
+
+def _search_scales(
     block: np.ndarray, weight: np.ndarray | None, low: np.ndarray, high: np.ndarray, scheme: Scheme
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Best scale and offset of each row of `block`, coarse then fine."""
-    if scheme.asymmetric:
-        coarse = np.linspace(0.3, 1.0, 12, dtype=np.float32)
-        fractions = np.stack(np.meshgrid(coarse, coarse, indexing="ij"), -1).reshape(-1, 2)
-        fine = (coarse[1] - coarse[0]) / 2 * np.array([[a, b] for a in (-1, 0, 1) for b in (-1, 0, 1)], dtype=np.float32)
-    else:
-        coarse = np.linspace(0.15, 1.0, 24, dtype=np.float32)
-        fractions = np.stack([coarse, coarse], -1)
-        fine = (coarse[1] - coarse[0]) * np.linspace(-0.8, 0.8, 9, dtype=np.float32)[:, None].repeat(2, 1)
-    # Two's complement reaches further below zero than above, so a negative scale is a different range.
-    signs = (1.0, -1.0) if _lopsided(scheme) and scheme.scale_format.signed else (1.0,)
-
-    def scored(fraction: np.ndarray, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        scale, offset = _to_scale(low[:, None] * fraction[..., 0], high[:, None] * fraction[..., 1], scheme, sign)
-        if scheme.scale_format.elementwise:
-            stored = scheme.ranges(scale, offset if scheme.asymmetric else None)
-            scale, offset = stored.scale, stored.offset
-        error = np.empty(scale.shape, dtype=np.float32)
-        none = np.empty((0, 0), dtype=np.float32)
-        _native.range_errors(block, none if weight is None else weight, scale, offset, scheme.grid.native, error)
-        return error, scale, offset
-
-    pick = np.arange(len(block))
-    tried = [(np.broadcast_to(fractions, (len(block), *fractions.shape)), np.float32(sign)) for sign in signs]
-    results = [scored(*each) for each in tried]
-    winner = np.argmin(np.stack([error.min(axis=1) for error, _, _ in results]), axis=0)
-    at = np.stack([error.argmin(axis=1) for error, _, _ in results])[winner, pick]
-    sign = np.asarray(signs, dtype=np.float32)[winner]
-    error, scale, offset = (np.stack(parts)[winner, pick, at] for parts in zip(*results))
-    refined, new_scale, new_offset = scored(fractions[at][:, None, :] + fine[None], sign[:, None])
-    at = refined.argmin(axis=1)
-    better = refined[pick, at] < error
-    return np.where(better, new_scale[pick, at], scale), np.where(better, new_offset[pick, at], offset)
+    """Best scale of each row of `block`; a negative one turns the grid round."""
+    forward, _ = _to_scale(low, high, scheme)
+    backward = np.zeros_like(forward)
+    if float(scheme.grid.levels[0]) != -float(scheme.grid.levels[-1]) and scheme.scale_format.signed:
+        backward = -_to_scale(-high, -low, scheme)[0]
+    scale = np.empty(len(block), dtype=np.float32)
+    weight = _NO_WEIGHT if weight is None else weight
+    _native.search_scales(block, weight, forward, backward, _COARSE, _FINE, 2, scheme.grid.native, scale)
+    offset = np.zeros_like(scale)
+    return _settled(block, weight, scale, offset, scheme), offset
 
 
-def _lopsided(scheme: Scheme) -> bool:
-    return not scheme.asymmetric and float(scheme.grid.levels[0]) != -float(scheme.grid.levels[-1])
-
-
-def _to_scale(
-    low: np.ndarray, high: np.ndarray, scheme: Scheme, sign: np.ndarray | np.float32
+def _search_ends(
+    block: np.ndarray, weight: np.ndarray | None, low: np.ndarray, high: np.ndarray, scheme: Scheme
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset that make the grid reach from low to high; a negative sign turns the grid round."""
-    first, last = float(scheme.grid.levels[0]), float(scheme.grid.levels[-1])
+    """Best scale and offset of each row of `block`."""
+    scale, offset = np.empty(len(block), dtype=np.float32), np.empty(len(block), dtype=np.float32)
+    weight = _NO_WEIGHT if weight is None else weight
+    whole = scheme.whole_offsets
+    _native.search_ends(
+        block, weight, low, high, _COARSE_ENDS, _FINE_ENDS, 2, whole, scheme.grid.native, scale, offset
+    )
+    return _settled(block, weight, scale, offset, scheme), offset
+
+
+def _settled(
+    block: np.ndarray, weight: np.ndarray, scale: np.ndarray, offset: np.ndarray, scheme: Scheme
+) -> np.ndarray:
+    """The scale, or its half or double in part, whichever is best once it is stored: powers of two lie far apart."""
+    if not isinstance(scheme.scale_format, PowerOfTwo):
+        return scale
+    tried = scale[:, None] * np.float32([1, 2**-0.5, 2**0.5])
+    stored = scheme.ranges(tried, np.repeat(offset[:, None], 3, axis=1) if scheme.asymmetric else None)
+    error = np.empty(tried.shape, dtype=np.float32)
+    _native.range_errors(block, weight, stored.scale, stored.offset, scheme.grid.native, error)
+    return stored.scale[np.arange(len(block)), error.argmin(axis=1)]
+
+
+def _to_scale(low: np.ndarray, high: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset that make the grid reach from low to high, where it has values of that sign at all."""
+    first, last = np.float32(scheme.grid.levels[0]), np.float32(scheme.grid.levels[-1])
     if scheme.asymmetric:
-        return ((high - low) / np.float32(last - first)).astype(np.float32), low.astype(np.float32)
-    forward = np.maximum(high / last, low / first) if first < 0 else high / last
-    backward = np.maximum(high / -first, low / -last) if first < 0 else forward
-    scale = np.where(sign > 0, forward, -backward).astype(np.float32)
-    return scale, np.zeros_like(scale)
+        return high / (last - first) - low / (last - first), low
+    scale = np.maximum(high / last if last > 0 else 0, low / first if first < 0 else 0)
+    return scale.astype(np.float32), np.zeros_like(low)
 
 
 def _from_bounds(values: np.ndarray, scheme: Scheme, bounds: Bounds) -> Ranges:
     low, high = _bounds(_checked(values), scheme, bounds)
-    scale, offset = _to_scale(low, high, scheme, np.float32(1))
+    scale, offset = _to_scale(low, high, scheme)
     return scheme.ranges(scale, offset if scheme.asymmetric else None)
 
 
@@ -204,9 +210,10 @@ def _checked(values: np.ndarray) -> np.ndarray:
 
 
 def _checked_importance(importance: np.ndarray, matrix: tuple[int, int]) -> np.ndarray:
-    weight = np.ascontiguousarray(importance, dtype=np.float32)
+    weight = np.asarray(importance, dtype=np.float64)
     if weight.shape != (matrix[1],):
         raise ValueError(f"importance has shape {weight.shape}; it must have one number for each of {matrix[1]} columns")
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError("importance must be finite and not negative")
-    return weight
+    mean = weight.mean()
+    return (weight / mean + 1e-6 if mean > 0 else np.ones_like(weight)).astype(np.float32)

@@ -6,20 +6,18 @@ Transformers", Algorithm 1.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from scipy.linalg import lapack
+from threadpoolctl import ThreadpoolController
 
 from tercile import _native
-from tercile.quantization.blocks import as_matrix
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.ranges import RangeEstimator, mse
 from tercile.quantization.scheme import Scheme
 from tercile.quantization.solvers.round_to_nearest import checked_weight
 from tercile.quantization.statistics import Statistics
-
-# Columns rounded before the rest is updated by one matrix product: the paper's B.
-BLOCK = 128
-
 
 def gptq(
     weight: np.ndarray,
@@ -59,8 +57,13 @@ def gptq(
 
     Notes
     -----
-    Costs inputs^3 / 3 for each of a factorisation and an inversion in float64, and outputs * inputs^2 for the updates.
-    The column loop is native and threaded; scales are read by group, so every kind of blocks costs the same.
+    With H = M'M, M upper triangular, the error is the sum over p of |M_pp e_p + sum_{q > p} M_pq e_q|^2, e = w - q. Taking
+    the columns from the last to the first and rounding each at w_p + sum_{q > p} M_pq e_q / M_pp makes one term after the
+    other as small as the grid allows: the paper's update with no inverse of H (as Chee et al. 2023, "QuIP", theorem 6,
+    and Babai's nearest plane). Columns that are to be rounded first stand last.
+
+    Costs inputs^3 / 3 for one factorisation and outputs * inputs^2 / 2 for the column loop, which is native and threaded;
+    scales are read by group, so every kind of blocks costs the same.
 
     Examples
     --------
@@ -79,37 +82,36 @@ def gptq(
     rows, columns = matrix.shape
     if statistics.channels != columns:
         raise ValueError(f"statistics are of {statistics.channels} inputs, the weight has {columns} columns")
-    if not damping > 0:
-        raise ValueError(f"damping must be above 0, got {damping}; the usual value is 0.01")
+    if not 0 < damping < np.inf:
+        raise ValueError(f"damping must be above 0 and finite, got {damping}; the usual value is 0.01")
     hessian = statistics.second_moment
-    importance = np.diagonal(hessian).copy()
-    chosen = ranges(matrix, scheme, importance if importance.any() else None)
+    importance = np.diagonal(hessian)
+    chosen = ranges(matrix, scheme, importance)
 
-    order = np.argsort(-importance, kind="stable") if activation_order else np.arange(columns)
-    factor = inverse_factor(hessian[np.ix_(order, order)], damping)
-    remaining = np.ascontiguousarray(matrix[:, order])
-    group_of = scheme.blocks.column_of(columns)[order]
+    # The native loop takes columns from the last to the first, and wants the rows of a tile side by side.
+    order = np.argsort(-importance, kind="stable")[::-1] if activation_order else np.arange(columns)[::-1]
+    factor = damped_factor(hessian[np.ix_(order, order)], damping)
     row_of = scheme.blocks.row_of(rows)
-    scale, offset = np.ascontiguousarray(chosen.scale[row_of]), np.ascontiguousarray(chosen.offset[row_of])
-
-    index = np.empty((rows, columns), dtype=np.uint8)
-    for start in range(0, columns, BLOCK):
-        stop = min(start + BLOCK, columns)
-        current = np.ascontiguousarray(remaining[:, start:stop])
-        error, level = np.empty_like(current), np.empty(current.shape, dtype=np.uint8)
-        corner = np.ascontiguousarray(factor[start:stop, start:stop])
-        _native.solve_columns(current, corner, scale, offset, group_of[start:stop], scheme.grid.native, error, level)
-        index[:, start:stop] = level
-        remaining[:, stop:] -= error @ factor[start:stop, stop:]
+    index = np.empty((columns, rows), dtype=np.uint8)
+    _native.solve_columns(
+        np.ascontiguousarray(matrix.T)[order],
+        factor,
+        np.ascontiguousarray(chosen.scale[row_of].T),
+        np.ascontiguousarray(chosen.offset[row_of].T),
+        scheme.blocks.column_of(columns)[order],
+        scheme.grid.native,
+        index,
+    )
     codes = np.empty_like(index)
-    codes[:, order] = scheme.grid.code_of_level[index]
-    return QTensor.from_codes(codes, np.shape(weight), scheme, chosen)
+    codes[order] = scheme.grid.code_of_level[index]
+    return QTensor.from_codes(np.ascontiguousarray(codes.T), np.shape(weight), scheme, chosen)
 
 
-def inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
-    """Upper U, float32, with U'U = (H + damping)^-1, by one factorisation and one triangular inversion.
+def damped_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
+    """Upper M, float32, with M'M = H / mean(diag H) + damping; what stands below its diagonal is not defined.
 
-    Reversing rows and columns of H turns its lower Cholesky factor into an upper one, H = V V', and then U = V^-1.
+    The factorisation runs in float32 while its rounding stays far below the damping, else in float64, on one thread:
+    the same bits on every number of threads, and no threads of BLAS that wait for each other on a busy machine.
 
     Raises
     ------
@@ -118,21 +120,32 @@ def inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
     """
     if not np.isfinite(hessian).all():
         raise ValueError("the second moment holds NaN or infinity; gather the statistics again in float32")
-    size = len(hessian)
     diagonal = np.diagonal(hessian).astype(np.float64)
     unseen = diagonal <= 0
     unit = float(diagonal[~unseen].mean()) if not unseen.all() else 1.0
-    # Reversed on both axes and read as Fortran order: symmetric, so no copy changes its meaning.
-    reverse = np.array(hessian[::-1, ::-1], dtype=np.float64, order="F")
-    at = np.arange(size)
-    reverse[at, at] = np.where(unseen, unit, diagonal)[::-1]
+    unit_hessian = hessian / np.float32(unit) if 1e-30 < unit < 1e30 else (hessian / unit).astype(np.float32)
+    at = np.arange(len(hessian))
+    unit_diagonal = np.where(unseen, 1.0, diagonal / unit)
+    # The largest row sum bounds the largest eigenvalue.
+    exact = 64 * np.finfo(np.float32).eps * float(np.abs(unit_hessian).sum(axis=1).max()) < damping
+    attempts = [(np.float32, damping)] if exact else []
     share = damping
-    while share <= 10:
-        damped = reverse.copy(order="F")
-        damped[at, at] += share * unit
-        lower, failed = lapack.dpotrf(damped, lower=1, overwrite_a=1, clean=1)
-        if not failed:
-            inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
-            return np.ascontiguousarray(inverse[::-1, ::-1], dtype=np.float32)
+    while share <= max(10.0, damping):
+        attempts.append((np.float64, share))
         share *= 10
+    for precision, share in attempts:
+        damped = unit_hessian.astype(precision)
+        damped[at, at] = unit_diagonal + share
+        # Symmetric, so reading it as Fortran's transpose, whose lower factor is our upper one, changes nothing.
+        potrf = lapack.spotrf if precision == np.float32 else lapack.dpotrf
+        with _blas().limit(limits=1, user_api="blas"):
+            lower, failed = potrf(damped.T, lower=1, overwrite_a=1, clean=0)
+        if not failed:
+            return np.ascontiguousarray(lower.T, dtype=np.float32)
     raise ValueError("the second moment is not positive even with ten times its diagonal added; it is not an X'X")
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process; finding them takes milliseconds, so it is done once."""
+    return ThreadpoolController()
