@@ -57,11 +57,11 @@ def allocate(table: SensitivityTable, budget_bytes: int) -> Allocation:
 
     Returns
     -------
-    Allocation, the exact optimum up to rounding in the last digits of the summed loss. The same table gives the
-    same choice, ties included. The problem is NP-hard: on a table made to be hard (dozens of layers whose loss
-    is exactly proportional to their bytes, so that only the arithmetic of the byte counts decides) more than
-    `MOST_STATES` partial choices would have to be kept; then evenly spaced ones are, and the result is near the
-    optimum.
+    Allocation, the exact optimum up to rounding in the last digits of the summed loss. The same table gives
+    the same choice, ties included. The problem is NP-hard: on a table made to be hard (dozens of layers whose
+    loss is exactly proportional to their bytes, so that only the arithmetic of the byte counts decides) more
+    than `MOST_STATES` partial choices would have to be kept; then evenly spaced ones are, and the result is
+    near the optimum.
 
     Raises
     ------
@@ -154,8 +154,8 @@ def _solve(sizes: list[np.ndarray], losses: list[np.ndarray], budget: int) -> li
 def _relaxed(sizes: list[np.ndarray], losses: list[np.ndarray], budget: int) -> tuple[float, list[int]]:
     """The price of a byte that makes the Lagrangian bound best, and a good choice within the budget.
 
-    At a given price every layer decides alone; the bytes asked for fall as the price rises. The price is found
-    by bisection between one at which they do not fit and one at which they do.
+    At a given price every layer decides alone; the bytes asked for fall as the price rises. The price is
+    found by bisection between one at which they do not fit and one at which they do.
     """
 
     def demand(price: float) -> list[int]:

@@ -22,8 +22,8 @@ def pareto_ladder(table: SensitivityTable, rungs: int = 20) -> tuple[Allocation,
 
     Returns
     -------
-    tuple of Allocation: sizes fall strictly and predicted losses do not fall. The first has the least loss there
-    is, the last (where rungs is above 1) the fewest bytes.
+    tuple of Allocation: sizes fall strictly and predicted losses do not fall. The first has the least loss
+    there is, the last (where rungs is above 1) the fewest bytes.
 
     Notes
     -----

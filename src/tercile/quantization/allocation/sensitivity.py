@@ -22,8 +22,8 @@ class SensitivityTable:
     nbytes
         int64 (layers, schemes): bytes of the layer under the scheme, not negative.
     loss
-        float64 (layers, schemes): predicted loss. Infinity where a layer cannot be stored so; every layer needs
-        one scheme that is finite. Negative is allowed: a measured rise of a loss may be a small fall.
+        float64 (layers, schemes): predicted loss. Infinity where a layer cannot be stored so; every layer
+        needs one scheme that is finite. Negative is allowed: a measured rise of a loss may be a small fall.
 
     Raises
     ------

@@ -1,11 +1,12 @@
 """Reshaping: levels dense near zero and wide at the tails, by a power, for weights that are bell-shaped.
 
-A power p below 1 spreads small weights: t = sign(w) |w|^p is rounded to even steps and taken back by the power
-1/p. That is the same as rounding w itself to the levels sign(v) |v|^(1/p), v the levels of the grid, so all that
-changes is the grid, and every solver, range estimator and kernel goes on as before.
+A power p below 1 spreads small weights: t = sign(w) |w|^p is rounded to even steps and taken back by the
+power 1/p. That is the same as rounding w itself to the levels sign(v) |v|^(1/p), v the levels of the grid, so
+all that changes is the grid, and every solver, range estimator and kernel goes on as before.
 
-Yang, Wang, Jiao and Huo (2025), arXiv:2510.04044, search the range on transformed weights. Their transform could not
-be read; the power, and counting the error where the weights are and not where they were transformed to, are ours.
+Yang, Wang, Jiao and Huo (2025), arXiv:2510.04044, search the range on transformed weights. Their transform
+could not be read; the power, and counting the error where the weights are and not where they were transformed
+to, are ours.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def reshaped(
 
     Returns
     -------
-    Scheme of as many codes, with a codebook grid, or the scheme itself where no power below 1 is better. A code book
-    needs a look-up when it is decoded; integer arithmetic on the codes is no longer possible.
+    Scheme of as many codes, with a codebook grid, or the scheme itself where no power below 1 is better. A
+    code book needs a look-up when it is decoded; integer arithmetic on the codes is no longer possible.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def reshaped(
     >>> reshaped(x, Scheme.parse("int3-channel")).spelling
     'int3-channel'
     >>> [round(v, 2) for v in reshaped(x**3, Scheme.parse("int3-channel")).grid.table[4:]]
-    [0.0, 0.06, 0.25, 0.56]
+    [0.0, 0.21, 0.46, 0.73]
     """
     if scheme.asymmetric:
         raise ValueError(f"scheme {scheme.spelling!r} has a zero point; a bent grid needs zero in its middle")
