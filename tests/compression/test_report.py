@@ -81,11 +81,19 @@ def test_the_page_asks_for_nothing_from_elsewhere(small_folder) -> None:
 def test_the_page_says_what_the_files_say(small_folder, certificate, details) -> None:
     words = " ".join(Page(render(small_folder())).words.split())
     for told in (
-        certificate["statement"], "90.9 MB", certificate["original"]["weights_sha256"], certificate["digest"],
-        certificate["small"]["files"]["model.safetensors"], "torch 2.13.0+cpu", "tercile verify .", "All 38 layers",
-        "near-duplicate of english.jsonl.gz:17", *(layer["name"] for layer in details["layers"]),
-        *(unit["excerpt"] for unit in details["worst"]), *(rejected for rejected in details["selection"]["rejected"]),
-    ):  # fmt: skip
+        certificate["statement"],
+        "90.9 MB",
+        certificate["original"]["weights_sha256"],
+        certificate["digest"],
+        certificate["small"]["files"]["model.safetensors"],
+        "torch 2.13.0+cpu",
+        "tercile verify .",
+        "All 38 layers",
+        "near-duplicate of english.jsonl.gz:17",
+        *(layer["name"] for layer in details["layers"]),
+        *(unit["excerpt"] for unit in details["worst"]),
+        *(rejected for rejected in details["selection"]["rejected"]),
+    ):
         assert told in words, told
     assert words.count("not tested") == len(details["ladder"]) - len(certificate["walk"])
 
@@ -94,7 +102,7 @@ def test_markup_in_data_stays_text(small_folder, certificate, details) -> None:
     plain = Page(render(small_folder())).tags
     evil = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
     details["worst"][0] |= {"excerpt": evil, "origin": evil}
-    details["model"]["name"] = evil
+    details["model"]["skipped"] = [[evil, evil]]
     details["layers"][0] |= {"name": evil, "scheme": evil, "kind": evil}
     details["selection"]["rejected"] |= {evil: 1}
     details["selection"]["samples"][evil] = [{"origin": evil, "detail": evil, "excerpt": evil}]
@@ -180,7 +188,9 @@ def test_blocks_weigh_their_layers_by_the_number_of_weights(details) -> None:
         assert row.nbytes == stored and row.bits == pytest.approx(8 * stored / weights, rel=1e-3)
 
 
-@pytest.mark.parametrize("case", ["all passed", "one rung", "quantile", "nothing rejected", "no worst", "zero loss"])
+@pytest.mark.parametrize(
+    "case", ["all passed", "one rung", "quantile", "nothing rejected", "no worst", "zero loss"]
+)
 def test_unusual_outcomes_have_a_page_too(case, small_folder, certificate, details) -> None:
     if case == "all passed":
         certificate["walk"] = certificate["walk"][:-1]
@@ -200,10 +210,13 @@ def test_unusual_outcomes_have_a_page_too(case, small_folder, certificate, detai
         details["ladder"][0] |= {"predicted_loss": 0.0, "selection_loss": None}
     words = " ".join(Page(render(small_folder(certificate, details))).words.split())
     expected = {
-        "all passed": "No rung failed", "one rung": "that one passed", "quantile": "95% quantile of the loss",
-        "nothing rejected": "Nothing had to be turned away", "no worst": "None are on record",
+        "all passed": "No rung failed",
+        "one rung": "that one passed",
+        "quantile": "95% quantile of the loss",
+        "nothing rejected": "Nothing had to be turned away",
+        "no worst": "None are on record",
         "zero loss": "lose 0 or less",
-    }  # fmt: skip
+    }
     assert expected[case] in words
 
 
@@ -214,8 +227,12 @@ def test_the_walk_is_told_as_it_went(certificate) -> None:
 
 
 @pytest.mark.parametrize("name", ["certificate", "details"])
-@pytest.mark.parametrize("damage", ["missing", "not json", "other format", "newer", "part lost", "inner part lost"])
-def test_a_damaged_folder_is_refused_by_name_and_nothing_is_written(damage, name, small_folder, tmp_path) -> None:
+@pytest.mark.parametrize(
+    "damage", ["missing", "not json", "other format", "newer", "part lost", "inner part lost"]
+)
+def test_a_damaged_folder_is_refused_by_name_and_nothing_is_written(
+    damage, name, small_folder, tmp_path
+) -> None:
     folder = small_folder()
     file = folder / f"{name}.json"
     content = json.loads(file.read_text())
@@ -228,7 +245,9 @@ def test_a_damaged_folder_is_refused_by_name_and_nothing_is_written(damage, name
             "other format": lambda: content.update(format="gguf"),
             "newer": lambda: content.update(version=2),
             "part lost": lambda: content.pop({"certificate": "walk", "details": "ladder"}[name]),
-            "inner part lost": lambda: content[{"certificate": "small", "details": "selection"}[name]].clear(),
+            "inner part lost": lambda: content[
+                {"certificate": "small", "details": "selection"}[name]
+            ].clear(),
         }[damage]()
         file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="small" if damage == "inner part lost" else f"{name}.json"):
@@ -244,7 +263,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(small_folder, tmp_pa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="report.html"):
+    with pytest.raises(OSError, match=r"report\.html"):
         write(small_folder(), target)
     assert target.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
 

@@ -1,7 +1,7 @@
 """Scales, ticks and SVG elements: what the charts of the report are drawn with.
 
-Drawn by hand rather than by a plotting library, so that the page's style sheet colours them for light and dark,
-words stay words, and the same numbers give the same bytes.
+Drawn by hand rather than by a plotting library, so that the page's style sheet colours them for light and
+dark, words stay words, and the same numbers give the same bytes.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Frame:
 
 
 def ladder_chart(certificate: Mapping[str, Any], details: Mapping[str, Any], *, narrow: bool) -> Markup:
-    """Every rung: its size to the right, its loss upwards by factors; the promise as a line, the chosen rung marked.
+    """Every rung by size (to the right) and loss (upwards, by factors); the promise and the chosen rung.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def ladder_chart(certificate: Mapping[str, Any], details: Mapping[str, Any], *, 
     sizes = [rung["nbytes"] for rung in rungs]
     passed = sum(bool(step["certified"]) for step in certificate["walk"])
     said = (
-        f"Chart of {len(rungs)} candidate models from {size(max(sizes))} to {size(min(sizes))} and their losses. "
+        f"Chart of {len(rungs)} candidates, {size(max(sizes))} to {size(min(sizes))}, and their losses. "
         f"{len(certificate['walk'])} were tested and {passed} passed. Chosen: rung {certificate['rung']}. "
         "The table below has every number."
     )
@@ -112,7 +112,14 @@ def _frame(sizes: Sequence[float], low: float, high: float, *, narrow: bool, log
     room = 0.04 * (max(sizes) - min(sizes)) or 0.1 * max(sizes)
     x = Scale(min(sizes) - room, max(sizes) + room, left, width - right)
     return Frame(
-        width, height, left, width - right, top, height - bottom, x, Scale(low, high, height - bottom, top, log=log)
+        width,
+        height,
+        left,
+        width - right,
+        top,
+        height - bottom,
+        x,
+        Scale(low, high, height - bottom, top, log=log),
     )
 
 
@@ -137,13 +144,15 @@ def _backdrop(frame: Frame, promise: float, levels: Sequence[float], narrow: boo
         element("text", f"size of the model, {unit}", x=right, y=frame.height - 8, css="name end"),
         element("text", "loss", x=left - 8, y=frame.top - 14, css="name end"),
         line(left, y(promise), right, y(promise), "promise"),
-        element("text", f"allowed: {plain(promise)}", x=right - 4, y=y(promise) - 7, css="promise-word halo end"),
+        element(
+            "text", f"allowed: {plain(promise)}", x=right - 4, y=y(promise) - 7, css="promise-word halo end"
+        ),
     ]
     return parts
 
 
 def _tested(steps: Sequence[Rung], frame: Frame) -> list[Markup]:
-    """What was measured on the certification units, with its bound: a dot that passed or a cross that failed."""
+    """What was measured on the certification units, with its bound: a dot if it passed, else a cross."""
     parts = []
     for step in steps:
         at, risk, above = frame.x(step["nbytes"]), frame.y(step["risk"]), frame.y(step["bound"])

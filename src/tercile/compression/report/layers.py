@@ -41,7 +41,8 @@ def rows(layers: Sequence[Mapping[str, Any]]) -> list[Row]:
 
     >>> layer = {"scheme": "int4-g64", "shape": [8, 8], "nbytes": 32, "original_nbytes": 256}
     >>> layer["bits_per_weight"] = 4.0
-    >>> [row.name for row in rows([{"name": f"layer.{i}.{part}", **layer} for i in range(13) for part in "qk"])][:2]
+    >>> names = [f"layer.{i}.{part}" for i in range(13) for part in "qk"]
+    >>> [row.name for row in rows([{"name": name, **layer} for name in names])][:2]
     ['layer.0', 'layer.1']
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,18 @@ def loss_chart(certificate: Mapping[str, Any], losses: np.ndarray, *, narrow: bo
         if tick == int(tick):
             parts.append(line(left, y(tick), width - right, y(tick), "grid"))
             parts.append(element("text", plain(tick), x=left - 8, y=y(tick) + 4, css="tick end"))
-    for number, (start, end) in zip(heights, zip(edges, edges[1:])):
+    for number, (start, end) in zip(heights, pairwise(edges)):
         if number:
             tip = element("title", f"{number} units lose {loss(start)} to {loss(end)}")
             parts.append(
                 element(
-                    "rect", tip, x=x(start) + 0.5, y=y(number), width=max(x(end) - x(start) - 1, 0.5),
-                    height=height - bottom - y(number), css="bar",
+                    "rect",
+                    tip,
+                    x=x(start) + 0.5,
+                    y=y(number),
+                    width=max(x(end) - x(start) - 1, 0.5),
+                    height=height - bottom - y(number),
+                    css="bar",
                 )
             )
     for tick in ticks(0.0, high, 5 if narrow else 9):
@@ -101,9 +107,14 @@ def loss_chart(certificate: Mapping[str, Any], losses: np.ndarray, *, narrow: bo
         parts.append(line(at, level - 10, at, height - bottom, kind))
         parts.append(
             element(
-                "text", words, x=at + (6 if room_right else -6), y=level,
+                "text",
+                words,
+                x=at + (6 if room_right else -6),
+                y=level,
                 css=f"{kind}-word halo{'' if room_right else ' end'}",
             )
         )
-    said = f"Histogram of the losses of {len(losses)} units. " + "; ".join(words for _, words, _ in marks) + "."
+    said = (
+        f"Histogram of the losses of {len(losses)} units. " + "; ".join(words for _, words, _ in marks) + "."
+    )
     return chart(width, height, said, parts)

@@ -48,7 +48,11 @@ def render(folder: str | os.PathLike[str]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        size=wording.size, loss=wording.loss, bound=wording.bound, plain=wording.plain, percent=wording.percent
+        size=wording.size,
+        loss=wording.loss,
+        bound=wording.bound,
+        plain=wording.plain,
+        percent=wording.percent,
     )
     try:
         return environment.from_string(_packaged("page.html.j2")).render(_context(certificate, details))
@@ -109,10 +113,14 @@ def _context(certificate: Mapping[str, Any], details: Mapping[str, Any]) -> dict
         "after": small,
         "smaller": wording.times(certificate["original"]["nbytes"], small),
         "described": certificate.get("loss_description", certificate["loss"]),
+        "name": wording.model_name(certificate),
+        "skipped": details["model"].get("skipped", []),
         "thing": wording.measured_thing(certificate),
         "went": went,
         "stopped": stopped,
-        "rungs": [{**rung, "p_value": steps.get(rung["rung"], {}).get("p_value")} for rung in details["ladder"]],
+        "rungs": [
+            {**rung, "p_value": steps.get(rung["rung"], {}).get("p_value")} for rung in details["ladder"]
+        ],
         "losses": losses,
         "wrong": int(losses.sum()) if right_or_wrong else None,
         "quantiles": quantiles(losses),

@@ -87,6 +87,16 @@ def percent(share: float) -> str:
     return f"{plain(round(100 * share, 6))}%"
 
 
+def model_name(certificate: Mapping[str, Any]) -> str:
+    """What the original is called: a name from the zoo, a folder's own name, or `module:function`.
+
+    >>> model_name({"original": {"source": "/home/me/models/sentences/"}})
+    'sentences'
+    """
+    source = str(certificate["original"]["source"])
+    return source if ":" in source else source.rstrip("/").rsplit("/", 1)[-1] or source
+
+
 def measured_thing(certificate: Mapping[str, Any]) -> str:
     """What is bounded: the mean loss, or a quantile of it.
 
@@ -103,10 +113,12 @@ def walk_sentences(certificate: Mapping[str, Any]) -> tuple[str, str]:
     >>> step = {"nbytes": 2_000_000, "bound": 0.01, "certified": True}
     >>> last = {"rung": 1, "nbytes": 1_000_000, "bound": 0.0213, "certified": False}
     >>> told = {"walk": [{"rung": 0, **step}, last], "max_loss": 0.02, "rung": 0}
-    >>> for sentence in walk_sentences(told):
-    ...     print(sentence)
-    The walk began at the safest rung it tested, number 0 (2.00 MB), and that one passed.
-    It stopped at rung 1 (1.00 MB): there the mean loss could be as high as 0.0213, more than the 0.02 allowed.
+    >>> began, stopped = walk_sentences(told)
+    >>> began
+    'The walk began at the safest rung it tested, number 0 (2.00 MB), and that one passed.'
+    >>> print(stopped)
+    It stopped at rung 1 (1.00 MB): there the mean loss could be as high as 0.0213,
+    more than the 0.02 allowed.
     """
     walk = certificate["walk"]
     passed = [step for step in walk if step["certified"]]
