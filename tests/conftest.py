@@ -102,8 +102,8 @@ def made_certificate() -> tuple[dict[str, Any], dict[str, Any]]:
         "format": "tercile-certificate",
         "version": 1,
         "statement": "With 95% confidence, the mean loss on data like yours is at most 0.02, where the loss "
-        "of a unit is 1 minus the cosine between the embeddings of the original and the small model. Measured "
-        f"on 1,000 units that played no part in making the model: mean {chosen['risk']:.4f}.",
+        "of a unit is 1 minus the cosine between the embeddings of the original and the small model. "
+        f"Measured on 1,000 units that played no part in making the model: mean {chosen['risk']:.4f}.",
         "task": "embedding",
         "loss": "1 - cosine",
         "max_loss": 0.02,

@@ -15,7 +15,7 @@ from tercile.compression.report import read, render, write
 from tercile.compression.report.drawing import Scale, log_ticks, ticks
 from tercile.compression.report.layers import rows
 from tercile.compression.report.losses import quantiles
-from tercile.compression.report.wording import bound, loss, times, walk_sentences
+from tercile.wording import bound, loss, times, walk_sentences
 
 VOID = {"meta", "br"}
 

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tercile.compression.report.drawing import Scale, chart, element, line, log_ticks, path, ticks
-from tercile.compression.report.wording import bound, loss, plain, size
+from tercile.wording import bound, loss, plain, size
 
 _FLOOR = 1e-4  # losses below this share of the promise are drawn on the lower edge
 _NEAR = 10  # rungs at the end of the walk that are shown from near

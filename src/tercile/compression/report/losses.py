@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tercile.compression.report.drawing import Scale, chart, element, line, ticks
-from tercile.compression.report.wording import loss, percent, plain
+from tercile.wording import loss, percent, plain
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)
 _ROW = 19.0

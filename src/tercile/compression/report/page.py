@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from tercile.compression.report import wording
+from tercile import wording
 from tercile.compression.report.ladder import ladder_chart, walk_chart
 from tercile.compression.report.layers import FEW, rows, widest
 from tercile.compression.report.losses import is_right_or_wrong, loss_chart, quantiles

@@ -1,0 +1,316 @@
+"""`tercile`: parse, call, print. The doing is in `tercile.api`, the printing in `tercile.terminal`.
+
+Both are imported inside the commands, so that `--help` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from tercile.papers.commands import app as papers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXITS = (
+    "Exit codes: 0 done, 1 not certified or not verified, 2 bad input, 130 stopped by Ctrl-C. "
+    "TERCILE_TRACEBACK=1 shows where an error came from."
+)
+
+app = typer.Typer(
+    help="Say how much quality you may lose, and get the smallest model that stays within it, "
+    "with a certificate.",
+    epilog=f"Example: tercile compress minilm --max-loss 0.02 --out small. {EXITS}",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+zoo = typer.Typer(help="Models and data that are always there.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(zoo, name="zoo", epilog="Example: tercile zoo list")
+app.add_typer(papers, name="papers", epilog="Example: tercile papers list")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+Folder = Annotated[Path, typer.Argument(help="A folder that `tercile compress --out` made.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from tercile import __version__
+
+        print(f"tercile {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    epilog="Example: tercile compress minilm --max-loss 0.02 --confidence 0.95 --out small. "
+    f"Stopped runs go on where they were when started again. {EXITS}"
+)
+def compress(
+    model: Annotated[
+        str,
+        typer.Argument(help="A name from `tercile zoo list`, a Transformers folder, or `module:function`."),
+    ],
+    max_loss: Annotated[float, typer.Option(help="The loss that you can bear, between 0 and 1.")],
+    confidence: Annotated[float, typer.Option(help="How sure the certificate has to be.")] = 0.95,
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")] = Path("small"),
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Text, JSONL, CSV, Parquet or .npz file, a folder of them or of pictures, `-` for standard "
+            "input, or `module:function`. Default: the sample that comes with a zoo model."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="embedding, classifier, language-model or custom. Default: guessed from the model."
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="A loss of the task by name, or your own as `module:function`, in [0, 1]."),
+    ] = None,
+    quantile: Annotated[
+        float | None, typer.Option(help="Promise this quantile of the loss, such as 0.95, not the mean.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the split of the data.")] = 0,
+    column: Annotated[str | None, typer.Option(help="Field of the data that holds the content.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
+    schemes: Annotated[
+        str | None, typer.Option(help="On offer for each layer, by commas: int8-channel,int4-g64.")
+    ] = None,
+    units: Annotated[int, typer.Option(help="Most units that the certificate rests on.")] = 1000,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model as small as your loss allows, with a certificate and a report."""
+    from tercile import terminal
+
+    with terminal.stopping("stopped; the same command goes on from here"):
+        from tercile import api
+
+        try:
+            with terminal.stages() as tell:
+                made = api.compress(
+                    model,
+                    _data(data),
+                    max_loss=max_loss,
+                    confidence=confidence,
+                    out=out,
+                    task=task,
+                    loss=loss,
+                    quantile=quantile,
+                    seed=seed,
+                    column=column,
+                    label_column=label_column,
+                    schemes=None if schemes is None else tuple(s.strip() for s in schemes.split(",")),
+                    units=units,
+                    force=force,
+                    progress=tell,
+                )
+        except api.NotCertified as error:
+            if as_json:
+                terminal.print_json({"certified": False, "reason": str(error)})
+            terminal.stop(str(error), 1)
+        folder = out if made.folder is None else made.folder
+        report = made.report(folder / "report.html")
+        if as_json:
+            terminal.print_json(
+                {"certified": True, **_places(folder, report), "certificate": made.certificate}
+            )
+        else:
+            terminal.print_compressed(_console(), made.certificate, made.details, folder, report)
+
+
+@app.command(epilog=f"Example: tercile verify small. {EXITS}")
+def verify(
+    folder: Folder,
+    original: Annotated[
+        str | None, typer.Option(help="The original model, where it is not where the certificate says.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The certification units, where the folder does not hold them.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Your own loss, as `module:function`, where one was used.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Work the certificate out anew from the files alone."""
+    from tercile import terminal
+
+    with terminal.stopping():
+        from tercile import api
+
+        own = {} if loss is None else {"loss": loss}
+        with terminal.stages() as tell:
+            found = api.verify(folder, original=original, data=_data(data), progress=tell, **own)
+        if as_json:
+            checks = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in found.checks]
+            terminal.print_json({"ok": found.ok, "checks": checks, "certificate": found.certificate})
+        else:
+            terminal.print_verification(_console(), found.ok, found.checks, found.certificate)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command(epilog=f"Example: tercile report small --out report.html. {EXITS}")
+def report(
+    folder: Folder,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write. Default: report.html in the folder.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report again: one self-contained HTML page."""
+    from tercile import terminal
+
+    with terminal.stopping():
+        from tercile.compression.report import write
+
+        path = write(folder, out or folder / "report.html")
+        if as_json:
+            terminal.print_json({"report": str(path)})
+        else:
+            _console().print(f"report  {path}", markup=False, soft_wrap=True)
+
+
+@app.command(epilog=f"Example: tercile export small --to float --out plain. {EXITS}")
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    to: Annotated[
+        Literal["float"], typer.Option(help="float: a plain safetensors folder that any program loads.")
+    ] = "float",
+    as_json: AsJson = False,
+) -> None:
+    """Write the small model in a form that other programs read."""
+    from tercile import terminal
+
+    with terminal.stopping():
+        from tercile import api
+
+        made = api.export_float(folder, out)
+        if as_json:
+            terminal.print_json({"format": to, "folder": str(made)})
+        else:
+            terminal.print_export(_console(), made)
+
+
+@app.command(epilog=f"Example: tercile demo --out demo/minilm. {EXITS}")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write; used as it is when it holds a model.")] = Path(
+        "demo/minilm"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Compress all-MiniLM-L6-v2, then search 166 titles by the original and by the small model."""
+    from tercile import terminal
+
+    with terminal.stopping("stopped; the same command goes on from here"):
+        from tercile import api
+        from tercile.compression.report import read
+        from tercile.demo import CONFIDENCE, MAX_LOSS, MODEL, search_both
+
+        if not (out / "certificate.json").is_file():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with terminal.stages() as tell:
+                    made = api.compress(
+                        MODEL, max_loss=MAX_LOSS, confidence=CONFIDENCE, out=out, progress=tell
+                    )
+            except api.NotCertified as error:
+                terminal.stop(str(error), 1)
+            made.report(out / "report.html")
+        certificate, details = read(out)
+        with terminal.stages() as tell:
+            tell("searching 166 titles twice", 0, None)
+            found = search_both(api.load(MODEL).encode, api.load(out).encode)
+        if as_json:
+            results = [{"query": f.query, "original": f.original, "small": f.small} for f in found]
+            places = _places(out, out / "report.html")
+            terminal.print_json({**places, "certificate": certificate, "search": results})
+            return
+        console = _console()
+        terminal.print_compressed(console, certificate, details, out, out / "report.html")
+        console.print()
+        terminal.print_search(console, found)
+
+
+@zoo.command("list", epilog="Example: tercile zoo list")
+def zoo_list(as_json: AsJson = False) -> None:
+    """List the models of the zoo."""
+    from tercile import terminal
+
+    with terminal.stopping():
+        from tercile.zoo import list_models
+
+        if as_json:
+            terminal.print_json([_entry(entry) for entry in list_models()])
+        else:
+            terminal.print_zoo(_console(), list_models())
+
+
+@zoo.command("show", epilog="Example: tercile zoo show minilm")
+def zoo_show(
+    name: Annotated[str, typer.Argument(help="A name from `tercile zoo list`.")], as_json: AsJson = False
+) -> None:
+    """Show the card of a model: what it is, where it comes from, what it scores."""
+    from tercile import terminal
+
+    with terminal.stopping():
+        from tercile.zoo import find
+
+        entry = find(name)
+        if as_json:
+            terminal.print_json({**_entry(entry), "card": entry.card})
+        else:
+            terminal.print_entry(_console(), entry)
+
+
+def _data(spec: str | None) -> Any:
+    """What `--data` means: a path or `-` as it is, `module:function` called."""
+    if spec is None or spec == "-" or Path(spec).exists():
+        return spec
+    named = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", spec)
+    if named is None:
+        return spec
+    # As `python -m` does: what lies in the folder where the user stands can be named.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(named[1]), named[2])
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--data {spec}: {error}") from error
+    return function()
+
+
+def _entry(entry: Any) -> dict[str, Any]:
+    names = ("name", "summary", "task", "licence", "weights", "size_bytes", "installed")
+    return {**{name: getattr(entry, name) for name in names}, "sample": str(entry.sample)}
+
+
+def _places(folder: Path, report: Path) -> dict[str, str]:
+    return {"folder": str(folder), "report": str(report)}
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+if __name__ == "__main__":
+    app()
