@@ -1,7 +1,7 @@
 """Convolutional networks: any model with convolutions and batch norms, whoever wrote it.
 
-Which batch norm reads which convolution is not in the names, it is in the code: torch.fx runs the model's forward on
-symbols. Where it cannot (control flow on values), the parts of the model are traced one by one.
+Which batch norm reads which convolution is not in the names, it is in the code: torch.fx runs the model's
+forward on symbols. Where it cannot (control flow on values), the parts of the model are traced one by one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NORM_OF = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.B
 
 
 def describe_cnn(model: nn.Module, found: Inventory) -> Family | None:
-    """The family, or None if the model has no convolution, or embeds something other than pictures and sounds."""
+    """The family, or None if the model has no convolution, or embeds anything as tables."""
     if not any(isinstance(module, CONVOLUTIONS) for module in model.modules()) or found.of("embedding"):
         return None
     return Family(

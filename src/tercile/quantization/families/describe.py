@@ -23,8 +23,8 @@ def describe(model: nn.Module) -> Family:
     Parameters
     ----------
     model
-        Any torch module. Those of Transformers are known by their type and structure; others that hold convolutions
-        are CNNs; the rest is "unknown".
+        Any torch module. Those of Transformers are known by their type and structure; others that hold
+        convolutions are CNNs; the rest is "unknown".
 
     Raises
     ------

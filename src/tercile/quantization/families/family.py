@@ -42,10 +42,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scaling:
-    """A place where a factor a channel can move from a module's output to the columns of the layers reading it.
+    """A place where a factor a channel can move from a module's output to the columns of its readers.
 
-    It is listed only where the function of the model stays the same: nothing but the readers sees the channels,
-    and what lies between is linear in each of them.
+    It is listed only where the function of the model stays the same: nothing but the readers sees the
+    channels, and what lies between is linear in each of them.
 
     Attributes
     ----------
@@ -56,8 +56,8 @@ class Scaling:
     kind
         "norm" or "linear": what the producer is.
     repeats, head
-        Grouped-query attention: each run of `head` channels of the producer is read `repeats` times, one after
-        the other. 1 and 0 where channel i is column i.
+        Grouped-query attention: each run of `head` channels of the producer is read `repeats` times, one
+        after the other. 1 and 0 where channel i is column i.
 
     Examples
     --------
@@ -84,7 +84,8 @@ class Scaling:
         """One value a column of the readers, as the largest of those that read a channel of the producer."""
         if self.repeats == 1:
             return columns
-        return np.max(columns.reshape(-1, self.repeats, self.head), axis=1).reshape(-1)
+        heads: np.ndarray = columns.reshape(-1, self.repeats, self.head)
+        return heads.max(axis=1).reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def inventory(model: nn.Module) -> Inventory:
     if not layers:
         reasons = "".join(f"; {name or 'the model itself'}: {reason}" for name, reason in skipped)
         raise ValueError(
-            f"model ({type(model).__name__}) holds no linear layer, convolution or embedding to quantize{reasons}"
+            f"model ({type(model).__name__}) has no linear layer, convolution or embedding{reasons}"
         )
     tied = tuple(tuple(names) for names in names_of.values() if len(names) > 1)
     return Inventory(tuple(layers), tied, tuple(skipped))

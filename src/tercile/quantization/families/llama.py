@@ -1,9 +1,9 @@
 """Llama and its kin with the same blocks: pre-norm decoders with a gated feed-forward part, RMSNorm and, in
 most, grouped-query attention.
 
-A norm feeds only the projections after it; the residual goes round it. Values are averaged, up-projections are
-multiplied by the gate: both pass a factor on to the layer that reads them. Each head of values is read by as
-many heads of the output projection as the group has queries.
+A norm feeds only the projections after it; the residual goes round it. Values are averaged, up-projections
+are multiplied by the gate: both pass a factor on to the layer that reads them. Each head of values is read by
+as many heads of the output projection as the group has queries.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def describe_unknown(model: nn.Module, found: Inventory) -> Family:
 
 
 def by_container(found: Inventory) -> tuple[Block, ...]:
-    """Layers by the member of the first list that they are in (`layers.3`), or by their first name (`head`)."""
+    """Layers by the member of the first list that they are in (`layers.3`), or first name (`head`)."""
     groups: dict[str, list[Layer]] = {}
     for layer in found.layers:
         if layer.kind != "embedding":

@@ -1,7 +1,7 @@
 """ViT of Transformers: a pre-norm encoder over patches that a convolution embeds.
 
-Each norm feeds only the projections after it. Values pass a factor on to the output projection; the first layer
-of the feed-forward part does so only with ReLU.
+Each norm feeds only the projections after it. Values pass a factor on to the output projection; the first
+layer of the feed-forward part does so only with ReLU.
 """
 
 from __future__ import annotations
