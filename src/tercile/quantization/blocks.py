@@ -8,6 +8,7 @@ tile of that matrix, which may be as tall or as wide as the matrix itself; a las
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -123,16 +124,18 @@ def parse(spelling: str) -> Blocks:
     >>> parse("t16x32").columns
     32
     """
+    if not isinstance(spelling, str):
+        raise TypeError(f"spelling must be a string such as 'g64', got {spelling!r}")
     whole = {"tensor": tensor, "channel": channel, "token": token}
     if spelling in whole:
         return whole[spelling]()
-    if match := re.fullmatch(r"g(\d+)", spelling):
+    if match := re.fullmatch(r"g([0-9]+)", spelling):
         return group(int(match[1]))
-    if match := re.fullmatch(r"t(\d+)x(\d+)", spelling):
+    if match := re.fullmatch(r"t([0-9]+)x([0-9]+)", spelling):
         return tile(int(match[1]), int(match[2]))
     raise ValueError(f"no blocks are called {spelling!r}; there are tensor, channel, token, g64, t16x16 and the like")
 
 
 def _check(size: int, name: str) -> None:
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")

@@ -38,11 +38,10 @@ def pack(codes: np.ndarray, grid: Grid) -> np.ndarray:
     >>> pack(np.uint8([[1, 2, 3]]), integer(4)).tolist() == [[0x321]]
     True
     """
-    codes = np.ascontiguousarray(codes, dtype=np.uint8)
+    codes = np.asarray(codes)
     if codes.ndim != 2:
         raise ValueError(f"codes must have two dimensions (rows, columns), got shape {codes.shape}")
-    if codes.size and int(codes.max()) >= len(grid.table):
-        raise ValueError(f"codes hold {int(codes.max())}; grid {grid.spelling!r} has codes 0 to {len(grid.table) - 1}")
+    codes = np.ascontiguousarray(grid.checked_codes(codes))
     words = np.zeros((codes.shape[0], words_per_row(codes.shape[1], grid)), dtype=np.uint32)
     if grid.codes_per_word is None:
         _native.pack_bits(codes, int(grid.bits), words)
@@ -59,11 +58,13 @@ def unpack(words: np.ndarray, columns: int, grid: Grid) -> np.ndarray:
     ValueError
         If words has not the width that `columns` codes take.
     """
-    words = np.ascontiguousarray(words, dtype=np.uint32)
+    words = np.asarray(words)
+    if words.dtype != np.uint32:
+        raise TypeError(f"words are {words.dtype}; they must be uint32")
+    words = np.ascontiguousarray(words)
     if words.ndim != 2 or words.shape[1] != words_per_row(columns, grid):
-        raise ValueError(
-            f"words have shape {words.shape}; {columns} codes of {grid.spelling!r} take {words_per_row(columns, grid)} words a row"
-        )
+        needed = words_per_row(columns, grid)
+        raise ValueError(f"words have shape {words.shape}; {columns} codes of {grid.spelling!r} take {needed} a row")
     codes = np.empty((words.shape[0], columns), dtype=np.uint8)
     if grid.codes_per_word is None:
         _native.unpack_bits(words, int(grid.bits), codes)

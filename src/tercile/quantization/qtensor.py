@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 
 from tercile.quantization import packing
@@ -14,7 +14,7 @@ from tercile.quantization.blocks import as_matrix
 from tercile.quantization.scheme import Ranges, Scheme
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QTensor:
     """A tensor stored under a Scheme.
 
@@ -67,7 +67,7 @@ class QTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes stored."""
+        """Bytes stored: `scheme.nbytes(shape)`."""
         return self.words.nbytes + sum(array.nbytes for array in self.arrays.values())
 
     @property
@@ -95,8 +95,10 @@ class QTensor:
             If an array is missing, or has another shape or type than the scheme stores: the file is damaged or was
             written for another tensor.
         """
-        rows, columns = as_matrix(shape)
-        expected = _layout(scheme, (rows, columns))
+        if not all(isinstance(size, numbers.Integral) and size > 0 for size in shape):
+            raise ValueError(f"shape of {name} must hold whole numbers above 0, got {tuple(shape)}")
+        matrix = as_matrix(shape)
+        expected = _layout(scheme, matrix)
         found = {}
         for key, (size, dtype) in expected.items():
             array = arrays.get(f"{name}.{key}")
@@ -106,11 +108,19 @@ class QTensor:
                 raise ValueError(
                     f"{name}.{key} is {array.dtype} {array.shape}; {scheme} of shape {tuple(shape)} stores {dtype} {size}"
                 )
-            if np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16:
-                if not np.isfinite(array.astype(np.float32)).all():
-                    raise ValueError(f"{name}.{key} holds NaN or infinity; the file is damaged")
-            found[key] = array
-        return cls(scheme, tuple(shape), found.pop("codes"), found)
+            found[key] = np.ascontiguousarray(array)
+        loaded = cls(scheme, tuple(map(int, shape)), found.pop("codes"), found)
+        try:
+            _ = loaded.ranges  # refuses what decodes to NaN or infinity
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; the file is damaged") from None
+        # Packing again gives the same words, unless a word holds more than digits or its unused bits are not 0.
+        codes = loaded.codes
+        if not np.array_equal(packing.pack(codes, scheme.grid), loaded.words):
+            raise ValueError(f"{name}.codes holds words that {scheme} never writes; the file is damaged")
+        if not scheme.grid.valid.all() and not scheme.grid.valid[codes].all():
+            raise ValueError(f"{name}.codes holds codes that stand for no number; the file is damaged")
+        return loaded
 
 
 def _layout(scheme: Scheme, matrix: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

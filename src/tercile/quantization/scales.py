@@ -73,7 +73,8 @@ class Plain:
 class PowerOfTwo:
     """Scales as one exponent byte (E8M0 of the microscaling formats): 2^(byte - 127), rounded to the nearest power.
 
-    A scale of 0 becomes the smallest power, which decodes a block of zeros to zeros all the same.
+    A scale of 0 becomes 2^-126, which decodes a block of zeros to zeros all the same if the grid has a zero. Rounding
+    down may clip values that the wanted scale would not.
     """
 
     spelling: str = "e8m0"
@@ -122,6 +123,10 @@ class SuperScale:
     signed: bool = False
     elementwise: bool = False
 
+    def __post_init__(self) -> None:
+        if self.bits not in range(1, 9) or self.span < 1:
+            raise ValueError(f"no scale format is k{self.bits}x{self.span}; bits are 1 to 8 and the span is at least 1")
+
     @property
     def spelling(self) -> str:
         return f"k{self.bits}" if self.span == 8 else f"k{self.bits}x{self.span}"
@@ -139,6 +144,9 @@ class SuperScale:
         if wanted.size and float(wanted.max()) > 65504:
             raise ValueError(f"a scale of {float(scale.max()):.4g} does not fit {self.spelling}; use bf16 or f32 scales")
         unit = wanted.astype(np.float16)
+        # Near float16's smallest numbers rounding down could cost half the range: there the next one up is taken.
+        short = unit.astype(np.float32) * top < wanted * (top - 0.5)
+        unit = np.where(short, np.nextafter(unit, np.float16(np.inf)), unit)
         spread = np.repeat(unit.astype(np.float32), self.span, axis=1)[:, :columns]
         codes = np.where(spread > 0, np.round(scale / np.where(spread > 0, spread, 1)), 0)
         return {"scale": pack(np.minimum(codes, top).astype(np.uint8), unsigned(self.bits)), "super": unit}
@@ -166,16 +174,15 @@ def parse(spelling: str) -> ScaleFormat:
     >>> parse("k6").span
     8
     """
+    if not isinstance(spelling, str):
+        raise TypeError(f"spelling must be a string such as 'f16', got {spelling!r}")
     if spelling in NAMED:
         return NAMED[spelling]
-    if match := re.fullmatch(r"k([1-8])(?:x(\d+))?", spelling):
-        span = int(match[2] or 8)
-        if span < 1:
-            raise ValueError(f"{spelling!r}: a super-scale spans at least one block")
-        return SuperScale(int(match[1]), span)
+    if match := re.fullmatch(r"k([0-9])(?:x([0-9]+))?", spelling):
+        return SuperScale(int(match[1]), int(match[2] or 8))
     raise ValueError(f"no scale format is called {spelling!r}; there are {', '.join(NAMED)}, k6, k4x16 and the like")
 
 
 def _refuse_negative(scale: np.ndarray, spelling: str) -> None:
     if scale.size and float(scale.min()) < 0:
-        raise ValueError(f"{spelling} scales cannot be negative, got {float(scale.min()):.4g}")
+        raise ValueError(f"{spelling} scales cannot be negative, got {float(scale.min()):.4g}; use f16, bf16 or f32")

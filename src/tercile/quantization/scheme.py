@@ -21,8 +21,10 @@ from tercile.quantization.blocks import Blocks, as_matrix
 from tercile.quantization.grids import Grid
 from tercile.quantization.scales import Arrays, ScaleFormat, SuperScale
 
+_FAR = float(np.finfo(np.float32).max)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Ranges:
     """What each block's codes mean: value = scale * grid value + offset.
 
@@ -72,7 +74,9 @@ class Scheme:
         ValueError
             If a part of the spelling is not known; the message says which, and what there is.
         """
-        match = re.fullmatch(r"(cb\[[^\]]*\]|fp\d-e\dm\d|[a-z]+\d?)-([a-z]\w*)(-asym)?(?:-(\w+))?", spelling)
+        if not isinstance(spelling, str):
+            raise TypeError(f"spelling of a scheme must be a string such as 'int4-g128', got {spelling!r}")
+        match = re.fullmatch(r"(cb\[[^\]]*\]|fp\d-e\dm\d|[a-z]+\d*)-([a-z]\w*)(-asym)?(?:-(\w+))?", spelling)
         if not match:
             raise ValueError(f"{spelling!r} is no scheme; write <grid>-<blocks>[-asym][-<scales>], such as int4-g128")
         grid, blocks, asym, scale_format = match.groups()
@@ -112,20 +116,26 @@ class Scheme:
         Raises
         ------
         ValueError
-            If a scale does not fit the format (float16 overflow) or is not finite.
+            If a scale does not fit the format (float16 overflow) or is not finite, if the largest value that it stands
+            for would overflow float32, or if an offset is missing, not finite or positive.
         """
         scale = np.asarray(scale, dtype=np.float32)
+        if scale.ndim != 2:
+            raise ValueError(f"scale must be (block rows, block columns), got shape {scale.shape}")
         if not np.isfinite(scale).all():
             raise ValueError("scale holds NaN or infinity: the values that it was estimated from do too, or overflow")
+        if self.asymmetric:
+            offset = self._checked_offset(offset, scale.shape)
+        return self._checked(self._rounded(scale, offset))
+
+    def _rounded(self, scale: np.ndarray, offset: np.ndarray | None) -> Ranges:
         arrays = self.scale_format.store(scale)
         stored = self.scale_format.load(arrays, scale.shape)
         if not self.asymmetric:
             return Ranges(stored, np.zeros_like(stored), arrays)
-        if offset is None:
-            raise ValueError(f"offset is missing: {self.spelling} has a zero point")
-        offset = np.asarray(offset, dtype=np.float32)
+        assert offset is not None
         if isinstance(self.scale_format, SuperScale):
-            minimum = self.scale_format.store(np.maximum(-offset, 0))
+            minimum = self.scale_format.store(-offset)
             arrays |= {f"offset_{name}": value for name, value in minimum.items()}
             return Ranges(stored, -self.scale_format.load(minimum, scale.shape), arrays)
         top = len(self.grid.table) - 1
@@ -133,14 +143,41 @@ class Scheme:
         arrays["zero"] = packing.pack(zero.astype(np.uint8), self.grid)
         return Ranges(stored, -stored * zero.astype(np.float32), arrays)
 
+    def _checked_offset(self, offset: np.ndarray | None, blocks: tuple[int, ...]) -> np.ndarray:
+        if offset is None:
+            raise ValueError(f"offset is missing: {self.spelling} has a zero point")
+        offset = np.asarray(offset, dtype=np.float32)
+        if offset.shape != blocks:
+            raise ValueError(f"offset has shape {offset.shape}, scale {blocks}; there is one of each a block")
+        if not np.isfinite(offset).all() or (offset > 0).any():
+            raise ValueError("offset must be finite and not positive: zero has to lie within the range")
+        return np.minimum(offset, np.float32(0))
+
+    def _checked(self, ranges: Ranges) -> Ranges:
+        with np.errstate(over="ignore", invalid="ignore"):
+            largest = np.abs(ranges.scale) * np.float32(np.abs(self.grid.levels).max()) + np.abs(ranges.offset)
+        if not np.isfinite(largest).all():
+            raise ValueError(f"scales of {self.spelling} decode to NaN or beyond float32; make the values smaller")
+        return ranges
+
     def load_ranges(self, arrays: Arrays, shape: tuple[int, ...]) -> Ranges:
-        """The ranges that `ranges` stored, for a tensor of that shape."""
+        """The ranges that `ranges` stored, for a tensor of that shape.
+
+        Raises
+        ------
+        ValueError
+            If one is not finite: the arrays are damaged.
+        """
+        return self._checked(self._loaded(arrays, shape))
+
+    def _loaded(self, arrays: Arrays, shape: tuple[int, ...]) -> Ranges:
         blocks = self.blocks.count(as_matrix(shape))
         scale = self.scale_format.load(arrays, blocks)
         if not self.asymmetric:
             return Ranges(scale, np.zeros_like(scale), arrays)
         if isinstance(self.scale_format, SuperScale):
-            stored = {name.removeprefix("offset_"): value for name, value in arrays.items() if "offset_" in name}
+            prefix = "offset_"
+            stored = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
             return Ranges(scale, -self.scale_format.load(stored, blocks), arrays)
         zero = packing.unpack(arrays["zero"], blocks[1], self.grid).astype(np.float32)
         return Ranges(scale, -scale * zero, arrays)
@@ -149,13 +186,18 @@ class Scheme:
         """Nearest code, uint8, of each element of a matrix under the given ranges."""
         scale = self.blocks.spread(ranges.scale, matrix.shape)
         offset = self.blocks.spread(ranges.offset, matrix.shape)
-        # A block of zeros has scale 0; whatever its codes, it decodes to its offset.
-        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-        return self.grid.encode((np.asarray(matrix, dtype=np.float32) - offset) * inverse)
+        matrix = np.asarray(matrix, dtype=np.float32)
+        if not np.isfinite(matrix).all():
+            raise ValueError("matrix holds NaN or infinity; only finite numbers can be encoded")
+        with np.errstate(over="ignore"):
+            x = matrix - offset
+            # A block of zeros has scale 0; whatever its codes, it decodes to its offset.
+            x = np.divide(x, scale, out=np.zeros_like(x), where=scale != 0)
+        return self.grid.encode(np.clip(x, -_FAR, _FAR, out=x))  # what overflows lies beyond the grid's end
 
     def decode(self, codes: np.ndarray, ranges: Ranges) -> np.ndarray:
         """float32 matrix that codes and ranges stand for."""
-        values = self.grid.decode(codes)
+        values = self.grid.decode(codes)  # a copy
         values *= self.blocks.spread(ranges.scale, codes.shape)
         if self.asymmetric:
             values += self.blocks.spread(ranges.offset, codes.shape)

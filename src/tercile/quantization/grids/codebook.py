@@ -8,6 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from tercile.quantization.grids.grid import Grid
+from tercile.quantization.grids.integer import whole_number
 
 
 def codebook(values: Sequence[float]) -> Grid:
@@ -18,12 +19,14 @@ def codebook(values: Sequence[float]) -> Grid:
     >>> codebook([1, -1, 0.25]).spelling
     'cb[-1,0.25,1]'
     """
-    array = np.asarray(values, dtype=np.float32).reshape(-1)
+    with np.errstate(over="ignore"):
+        array = np.asarray(values, dtype=np.float32).reshape(-1)
     if not np.isfinite(array).all():
-        raise ValueError("values of a codebook must be finite; drop the NaN or infinite ones")
+        raise ValueError("values of a codebook must be finite in float32; drop the NaN, infinite or too large ones")
     levels = np.unique(array + np.float32(0))
     if len(levels) != len(array):
-        raise ValueError(f"values of a codebook must be distinct, got {len(array) - len(levels)} repeated")
+        repeated = len(array) - len(levels)
+        raise ValueError(f"values of a codebook must be distinct in float32, got {repeated} repeated; drop them")
     return Grid("cb[" + ",".join(f"{float(v):.9g}" for v in levels) + "]", tuple(float(v) for v in levels))
 
 
@@ -53,8 +56,7 @@ def power_of_two(bits: int) -> Grid:
     >>> power_of_two(3).levels.tolist()
     [-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0]
     """
-    if bits not in range(2, 6):
-        raise ValueError(f"bits of a power-of-two grid must be 2 to 5, got {bits!r}")
+    bits = whole_number(bits, "bits of a power-of-two grid", 2, 5)
     largest = (1 << (bits - 1)) - 1
     positive = [0.0] + [2.0 ** (k - largest) for k in range(1, largest + 1)]
     return Grid(f"pot{bits}", tuple(positive + [-v for v in positive]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from tercile.quantization.grids.grid import Grid
+from tercile.quantization.grids.integer import whole_number
 
 
 def floating(exponent: int, mantissa: int) -> Grid:
@@ -24,10 +25,10 @@ def floating(exponent: int, mantissa: int) -> Grid:
     >>> floating(2, 1).levels.tolist()
     [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
     """
-    if exponent not in range(1, 6) or mantissa not in range(0, 7) or not 2 <= exponent + mantissa <= 7:
-        raise ValueError(
-            f"no float grid E{exponent}M{mantissa}; exponent is 1 to 5, mantissa 0 to 6, together 2 to 7 bits"
-        )
+    exponent = whole_number(exponent, "exponent bits", 1, 5)
+    mantissa = whole_number(mantissa, "mantissa bits", 0, 6)
+    if not 2 <= exponent + mantissa <= 7:
+        raise ValueError(f"no float grid E{exponent}M{mantissa}; exponent and mantissa together have 2 to 7 bits")
     bias = (1 << (exponent - 1)) - 1
     top = (1 << exponent) - 1
 

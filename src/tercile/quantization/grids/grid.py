@@ -46,18 +46,30 @@ class Grid:
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.table) <= 256:
-            raise ValueError(f"table has {len(self.table)} codes; a grid has 2 to 256")
-        values = np.asarray(self.table, dtype=np.float32)
+            raise ValueError(f"table of grid {self.spelling!r} has {len(self.table)} codes; a grid has 2 to 256")
+        with np.errstate(over="ignore"):
+            values = np.asarray(self.table, dtype=np.float32)
         if np.isinf(values).any():
             raise ValueError(f"table of grid {self.spelling!r} holds an infinite value; leave it out or make it NaN")
         if len(np.unique(values[~np.isnan(values)])) < 2:
             raise ValueError(f"table of grid {self.spelling!r} needs at least two distinct values")
+        # One NaN object for all, because tuples compare objects before values: equal grids must compare equal.
+        object.__setattr__(self, "table", tuple(math.nan if math.isnan(v) else float(v) for v in values))
+
+    def __reduce__(self) -> tuple[type[Grid], tuple[str, tuple[float, ...]]]:
+        # Copies and pickles are made anew: what is cached for the kernels stays in its process.
+        return Grid, (self.spelling, self.table)
 
     @cached_property
     def levels(self) -> np.ndarray:
         """Distinct values in ascending order, float32."""
         values = np.asarray(self.table, dtype=np.float32)
-        return np.unique(values[~np.isnan(values)] + np.float32(0))  # + 0 merges the two zeros
+        return np.unique(values[~np.isnan(values)] + np.float32(0))  # + 0 turns -0 into 0, so that they merge
+
+    @cached_property
+    def valid(self) -> np.ndarray:
+        """Whether each code stands for a number, bool (codes,)."""
+        return ~np.isnan(np.asarray(self.table, dtype=np.float32))
 
     @cached_property
     def code_of_level(self) -> np.ndarray:
@@ -99,23 +111,41 @@ class Grid:
         ValueError
             If x holds NaN or infinity.
         """
-        flat = np.ascontiguousarray(x, dtype=np.float32).reshape(-1)
+        with np.errstate(over="ignore"):
+            flat = np.ascontiguousarray(x, dtype=np.float32).reshape(-1)
         if not np.isfinite(flat).all():
             at = int(np.flatnonzero(~np.isfinite(flat))[0])
-            raise ValueError(f"x[{at}] (flattened) is {flat[at]}; a grid encodes finite numbers only")
+            raise ValueError(f"x[{at}] (flattened) is {flat[at]} in float32; a grid encodes finite numbers only")
         index = np.empty(flat.shape, dtype=np.uint8)
         _native.nearest(flat, self.native, index)
         return self.code_of_level[index].reshape(np.shape(x))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Value, float32, of each code.
+        """Value, float32, of each code; NaN for the codes that are never used.
 
         Raises
         ------
         ValueError
             If a code lies outside the table.
         """
+        return np.asarray(self.table, dtype=np.float32)[self.checked_codes(codes)]
+
+    def checked_codes(self, codes: np.ndarray) -> np.ndarray:
+        """The codes as uint8.
+
+        Raises
+        ------
+        TypeError
+            If they are not whole numbers.
+        ValueError
+            If one lies outside the table.
+        """
         codes = np.asarray(codes)
-        if codes.size and int(codes.max()) >= len(self.table):
-            raise ValueError(f"codes hold {int(codes.max())}; grid {self.spelling!r} has codes 0 to {len(self.table) - 1}")
-        return np.asarray(self.table, dtype=np.float32)[codes]
+        if codes.dtype.kind not in "ui":
+            raise TypeError(f"codes are {codes.dtype}; they must be whole numbers, such as uint8")
+        if codes.size:
+            least, most = int(codes.min()), int(codes.max())
+            if least < 0 or most >= len(self.table):
+                bad = least if least < 0 else most
+                raise ValueError(f"codes hold {bad}; grid {self.spelling!r} has codes 0 to {len(self.table) - 1}")
+        return codes.astype(np.uint8, copy=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 from tercile.quantization.grids.grid import Grid
 
 
@@ -16,7 +18,7 @@ def integer(bits: int) -> Grid:
     >>> integer(3).table
     (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
     """
-    _check(bits)
+    bits = whole_number(bits, "bits", 1, 8)
     if bits == 1:
         return Grid("int1", (-1.0, 1.0))
     half = 1 << (bits - 1)
@@ -31,10 +33,18 @@ def unsigned(bits: int) -> Grid:
     >>> unsigned(2).table
     (0.0, 1.0, 2.0, 3.0)
     """
-    _check(bits)
+    bits = whole_number(bits, "bits", 1, 8)
     return Grid(f"uint{bits}", tuple(float(v) for v in range(1 << bits)))
 
 
-def _check(bits: int) -> None:
-    if bits not in range(1, 9):
-        raise ValueError(f"bits must be a whole number from 1 to 8, got {bits!r}")
+def whole_number(value: int, name: str, least: int, most: int) -> int:
+    """The value as an int.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number from `least` to `most`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
+    return int(value)

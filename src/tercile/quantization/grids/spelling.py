@@ -32,15 +32,19 @@ def parse(spelling: str) -> Grid:
     448.0
     """
     fixed = {"nf4": normal_float, "ternary": ternary, "sign": sign}
+    if not isinstance(spelling, str):
+        raise TypeError(f"spelling must be a string such as 'int4', got {spelling!r}")
     if spelling in fixed:
         return fixed[spelling]()
-    if match := re.fullmatch(r"(u?int|pot)(\d)", spelling):
+    if match := re.fullmatch(r"(u?int|pot)([0-9])", spelling):
         make = {"int": integer, "uint": unsigned, "pot": power_of_two}[match[1]]
         return make(int(match[2]))
-    if match := re.fullmatch(r"fp(\d)-e(\d)m(\d)", spelling):
-        if int(match[1]) != 1 + int(match[2]) + int(match[3]):
-            raise ValueError(f"{spelling!r}: sign, exponent and mantissa make {1 + int(match[2]) + int(match[3])} bits")
-        return floating(int(match[2]), int(match[3]))
+    if match := re.fullmatch(r"fp([0-9])-e([0-9])m([0-9])", spelling):
+        bits, exponent, mantissa = map(int, match.groups())
+        if bits != 1 + exponent + mantissa:
+            made = 1 + exponent + mantissa
+            raise ValueError(f"{spelling!r}: sign, exponent and mantissa make {made} bits; write fp{made}-...")
+        return floating(exponent, mantissa)
     if match := re.fullmatch(r"cb\[([^\]]*)\]", spelling):
         try:
             values = [float(v) for v in match[1].split(",")]

@@ -128,8 +128,8 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
 # multiples of 16, the best so far included, fill the lanes of the kernel.
 _COARSE = np.linspace(0.1, 1.0, 16, dtype=np.float32)
 _FINE = np.float32(0.06) * np.delete(np.linspace(-1, 1, 17, dtype=np.float32)[:16], 8)
-_COARSE_ENDS = np.stack(np.meshgrid(*2 * [np.linspace(0.25, 1.0, 6, dtype=np.float32)], indexing="ij"), -1).reshape(-1, 2)
-_FINE_ENDS = np.float32(0.075) * np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b], dtype=np.float32)
+_COARSE_ENDS = np.array(list(itertools.product(np.linspace(0.25, 1.0, 6), repeat=2)), dtype=np.float32)
+_FINE_ENDS = np.array([pair for pair in itertools.product((-0.075, 0.0, 0.075), repeat=2) if any(pair)], np.float32)
 _NO_WEIGHT = np.empty((0, 0), dtype=np.float32)
 
 
@@ -167,11 +167,11 @@ def _settled(
     """The scale, or its half or double in part, whichever is best once it is stored: powers of two lie far apart."""
     if not isinstance(scheme.scale_format, PowerOfTwo):
         return scale
-    tried = scale[:, None] * np.float32([1, 2**-0.5, 2**0.5])
+    tried = scale[:, None] * np.array([1, 2**-0.5, 2**0.5], dtype=np.float32)
     stored = scheme.ranges(tried, np.repeat(offset[:, None], 3, axis=1) if scheme.asymmetric else None)
     error = np.empty(tried.shape, dtype=np.float32)
     _native.range_errors(block, weight, stored.scale, stored.offset, scheme.grid.native, error)
-    return stored.scale[np.arange(len(block)), error.argmin(axis=1)]
+    return np.take_along_axis(stored.scale, error.argmin(axis=1)[:, None], axis=1)[:, 0]
 
 
 def _to_scale(low: np.ndarray, high: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,9 @@ from tercile import _native
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.ranges import RangeEstimator, mse
 from tercile.quantization.scheme import Scheme
-from tercile.quantization.solvers.round_to_nearest import checked_weight
+from tercile.quantization.solvers.round_to_nearest import check_channels, checked_weight
 from tercile.quantization.statistics import Statistics
+
 
 def gptq(
     weight: np.ndarray,
@@ -57,13 +58,13 @@ def gptq(
 
     Notes
     -----
-    With H = M'M, M upper triangular, the error is the sum over p of |M_pp e_p + sum_{q > p} M_pq e_q|^2, e = w - q. Taking
-    the columns from the last to the first and rounding each at w_p + sum_{q > p} M_pq e_q / M_pp makes one term after the
-    other as small as the grid allows: the paper's update with no inverse of H (as Chee et al. 2023, "QuIP", theorem 6,
-    and Babai's nearest plane). Columns that are to be rounded first stand last.
+    With H = M'M, M upper triangular, the error is the sum over columns p of |M_pp e_p + sum_{q > p} M_pq e_q|^2 with
+    e = w - rounded w. Taking the columns from the last to the first and rounding each at
+    w_p + sum_{q > p} M_pq e_q / M_pp makes one term after the other as small as the grid allows. It is the paper's
+    update with no inverse of H (Chee et al. 2023, "QuIP", show the equivalence; it is also Babai's nearest plane).
 
-    Costs inputs^3 / 3 for one factorisation and outputs * inputs^2 / 2 for the column loop, which is native and threaded;
-    scales are read by group, so every kind of blocks costs the same.
+    Costs inputs^3 / 3 for one factorisation and outputs * inputs^2 / 2 for the column loop, which is native and
+    threaded; scales are read by group, so every kind of blocks costs the same.
 
     Examples
     --------
@@ -80,13 +81,12 @@ def gptq(
     """
     matrix = checked_weight(weight)
     rows, columns = matrix.shape
-    if statistics.channels != columns:
-        raise ValueError(f"statistics are of {statistics.channels} inputs, the weight has {columns} columns")
+    check_channels(statistics, matrix)
     if not 0 < damping < np.inf:
         raise ValueError(f"damping must be above 0 and finite, got {damping}; the usual value is 0.01")
     hessian = statistics.second_moment
     importance = np.diagonal(hessian)
-    chosen = ranges(matrix, scheme, importance)
+    chosen = ranges(matrix, scheme, importance if importance.any() else None)
 
     # The native loop takes columns from the last to the first, and wants the rows of a tile side by side.
     order = np.argsort(-importance, kind="stable")[::-1] if activation_order else np.arange(columns)[::-1]
@@ -128,16 +128,15 @@ def damped_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
     unit_diagonal = np.where(unseen, 1.0, diagonal / unit)
     # The largest row sum bounds the largest eigenvalue.
     exact = 64 * np.finfo(np.float32).eps * float(np.abs(unit_hessian).sum(axis=1).max()) < damping
-    attempts = [(np.float32, damping)] if exact else []
+    attempts = [(lapack.spotrf, damping)] if exact else []
     share = damping
     while share <= max(10.0, damping):
-        attempts.append((np.float64, share))
+        attempts.append((lapack.dpotrf, share))
         share *= 10
-    for precision, share in attempts:
-        damped = unit_hessian.astype(precision)
+    for potrf, share in attempts:
+        damped = unit_hessian.astype(np.float32 if potrf is lapack.spotrf else np.float64)
         damped[at, at] = unit_diagonal + share
         # Symmetric, so reading it as Fortran's transpose, whose lower factor is our upper one, changes nothing.
-        potrf = lapack.spotrf if precision == np.float32 else lapack.dpotrf
         with _blas().limit(limits=1, user_api="blas"):
             lower, failed = potrf(damped.T, lower=1, overwrite_a=1, clean=0)
         if not failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 from tercile.quantization.blocks import as_matrix
@@ -40,8 +41,7 @@ def round_to_nearest(
     matrix = checked_weight(weight)
     importance = None
     if statistics is not None:
-        if statistics.channels != matrix.shape[1]:
-            raise ValueError(f"statistics are of {statistics.channels} inputs, the weight has {matrix.shape[1]} columns")
+        check_channels(statistics, matrix)
         importance = statistics.mean_square if statistics.mean_square.any() else None
     return QTensor.quantize(np.asarray(weight), scheme, ranges(matrix, scheme, importance))
 
@@ -51,9 +51,10 @@ def output_error(weight: np.ndarray, quantized: QTensor, statistics: Statistics)
 
     Costs outputs * inputs^2.
     """
-    matrix = checked_weight(weight)
-    change = matrix - quantized.dequantize().reshape(matrix.shape)
-    return float(np.einsum("ij,ij->", change @ statistics.second_moment, change, dtype=np.float64))
+    change = _change(weight, quantized, statistics)
+    unit = float(np.abs(change).max()) or 1.0  # squares of large weights would overflow float32
+    change = (change / np.float32(unit)).astype(np.float32)
+    return unit * unit * float(np.einsum("ij,ij->", change @ statistics.second_moment, change, dtype=np.float64))
 
 
 def bias_correction(weight: np.ndarray, quantized: QTensor, statistics: Statistics) -> np.ndarray:
@@ -72,9 +73,25 @@ def bias_correction(weight: np.ndarray, quantized: QTensor, statistics: Statisti
     >>> bool(np.isclose((w - q.dequantize()) @ [2, 0], bias_correction(w, q, seen)))
     True
     """
+    return np.asarray(_change(weight, quantized, statistics) @ statistics.mean, dtype=np.float32)
+
+
+def _change(weight: np.ndarray, quantized: QTensor, statistics: Statistics) -> np.ndarray:
+    """W - Q as a float32 matrix."""
     matrix = checked_weight(weight)
-    change = matrix - quantized.dequantize().reshape(matrix.shape)
-    return (change @ statistics.mean).astype(np.float32)
+    check_channels(statistics, matrix)
+    if as_matrix(quantized.shape) != matrix.shape:
+        raise ValueError(f"quantized has shape {quantized.shape}, weight {np.shape(weight)}; they must match")
+    return np.subtract(matrix, quantized.dequantize().reshape(matrix.shape))
+
+
+def check_channels(statistics: Statistics, matrix: np.ndarray) -> None:
+    """Raises ValueError unless the statistics are of as many inputs as the matrix has columns."""
+    if statistics.channels != matrix.shape[1]:
+        raise ValueError(
+            f"statistics are of {statistics.channels} inputs, but weight has {matrix.shape[1]} columns; "
+            "gather them on this layer's own inputs"
+        )
 
 
 def checked_weight(weight: np.ndarray) -> np.ndarray:
@@ -82,13 +99,19 @@ def checked_weight(weight: np.ndarray) -> np.ndarray:
 
     Raises
     ------
+    TypeError
+        If it holds no real numbers.
     ValueError
         If it is empty or not finite.
     """
     weight = np.asarray(weight)
-    matrix = np.ascontiguousarray(weight, dtype=np.float32).reshape(as_matrix(weight.shape))
+    if weight.dtype.kind not in "fiu" and weight.dtype != ml_dtypes.bfloat16:
+        raise TypeError(f"weight is {weight.dtype}; it must hold real numbers, such as float32")
+    with np.errstate(over="ignore"):
+        matrix = np.ascontiguousarray(weight, dtype=np.float32).reshape(as_matrix(weight.shape))
     if matrix.size == 0:
-        raise ValueError(f"weight is empty (shape {weight.shape})")
+        raise ValueError(f"weight is empty (shape {weight.shape}); there is nothing to quantize")
     if not np.isfinite(matrix).all():
-        raise ValueError(f"weight holds {int((~np.isfinite(matrix)).sum())} NaN or infinite values")
+        bad = int((~np.isfinite(matrix)).sum())
+        raise ValueError(f"weight holds {bad} values that are NaN or infinite in float32; mend the model first")
     return matrix
