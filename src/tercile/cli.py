@@ -42,15 +42,21 @@ Folder = Annotated[Path, typer.Argument(help="A folder that `tercile compress --
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
-@app.callback()
-def main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from tercile import __version__
 
         print(f"tercile {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Nothing happens before the command itself."""
 
 
 @app.command(
