@@ -1,0 +1,259 @@
+"""The main job from Python: `tercile.compress`, `tercile.load`, `tercile.verify`.
+
+A thin layer over `tercile.compression` that knows the zoo's names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tercile import compression
+from tercile.compression import NotCertified, Settings, Source, Verification
+from tercile.compression.batches import cut
+from tercile.compression.package import DESCRIPTION
+from tercile.compression.source import Prepare, open_source
+from tercile.compression.tasks import make_task
+from tercile.files import read_json
+from tercile.filters.data.example import Content, Example
+from tercile.zoo import find, list_models
+
+__all__ = ["Compressed", "Model", "NotCertified", "Verification", "compress", "export_float", "load", "verify"]
+
+ZOO = tuple(entry.name for entry in list_models())
+ModelSpec = str | os.PathLike[str] | torch.nn.Module
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to be run.
+
+    Attributes
+    ----------
+    module
+        torch module in evaluation mode, float32.
+    source
+        How inputs are made for it, and where it came from.
+    """
+
+    module: torch.nn.Module
+    source: Source
+    task: str | None = None
+
+    def outputs(self, contents: Sequence[Content]) -> np.ndarray:
+        """What the model says of each text or array: embeddings (normalised), logits, or next-token logits; float32."""
+        task = make_task(self.source, self.task)
+        examples = [Example(content) for content in contents]
+        rows: list[np.ndarray] = [np.empty(0)] * len(examples)
+        with torch.inference_mode():
+            for batch in cut(examples, self.source):
+                for at, row in zip(batch.at, task.outputs(self.module, batch).float().cpu().numpy()):
+                    rows[at] = row
+        return np.stack(rows)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Sentence embeddings, float32 (n, d), of unit length."""
+        return replace(self, task="embedding").outputs(texts)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The result of `compress`.
+
+    Attributes
+    ----------
+    certificate, details
+        Contents of certificate.json and details.json.
+    folder
+        Where everything is.
+    """
+
+    certificate: dict[str, Any]
+    details: dict[str, Any]
+    folder: Path
+    builder: ModelSpec | None = None
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The small model as a torch module, its weights decoded to float32."""
+        return load(self.folder, builder=self.builder).module
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the report, one self-contained HTML page."""
+        from tercile.compression.report import write
+
+        write(self.folder, Path(path))
+        return Path(path)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Copies everything to another folder, which must not exist."""
+        target = Path(folder)
+        if target.exists():
+            raise ValueError(f"{target} exists; choose another folder")
+        shutil.copytree(self.folder, target)
+        return target
+
+
+def compress(
+    model: ModelSpec,
+    data: Any = None,
+    *,
+    max_loss: float,
+    confidence: float = 0.95,
+    out: str | os.PathLike[str] | None = None,
+    task: str | None = None,
+    loss: Any = None,
+    quantile: float | None = None,
+    seed: int = 0,
+    column: str | None = None,
+    label_column: str | None = None,
+    schemes: Sequence[str] | None = None,
+    units: int = 1000,
+    prepare: Prepare | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Compressed:
+    """The smallest model that loses no more than you allow, with a certificate.
+
+    Parameters
+    ----------
+    model
+        A name from `tercile zoo`, a Transformers folder or hub name, `module:function`, or a torch module.
+    data
+        Examples like those that the model will see: a file, folder or iterable of texts or arrays (anything that
+        `tercile.filters.data.read` takes). A zoo model brings a sample, used when data is None.
+    max_loss, confidence, quantile
+        The promise: with this confidence, the mean loss (or its quantile) is at most max_loss.
+    out
+        Folder to write; by default a new temporary one.
+    task, loss
+        What the model is for (embedding, classifier, language-model, custom) and the loss of one unit; guessed by
+        default. A loss may be a function (original outputs, small outputs, batch) -> (n,) in [0, 1].
+    seed, column, label_column, schemes, units
+        Of the split; of the data's fields; on offer for each layer; most units that the certificate rests on.
+    prepare
+        For a model of your own: turns a list of contents into its inputs.
+    force
+        Replace `out` if it exists.
+    progress
+        Called with (stage, done, total).
+
+    Raises
+    ------
+    NotCertified
+        If not even the safest small model keeps the promise.
+    ValueError, TypeError, OSError, MemoryError
+        For input that can't be used; nothing is left half-written.
+
+    Examples
+    --------
+    >>> small = compress("digits-cnn", max_loss=0.03, units=400)  # doctest: +SKIP
+    >>> small.certificate["statement"]  # doctest: +SKIP
+    """
+    settings = Settings(max_loss, confidence, quantile, seed, **({"schemes": tuple(schemes)} if schemes else {}), units=units)
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tercile-")) / "small"
+    if folder.exists() and not force:
+        raise ValueError(f"{folder} exists; choose another --out, or replace it with --force")
+    source, label, own_task, sample = _open(model, prepare)
+    if data is None and sample is None:
+        raise ValueError(f"data is missing: {label!r} brings no sample of its own; give --data")
+    made = make_task(source, task or own_task, loss)
+    outcome = compression.compress(
+        source, made, sample if data is None else data, settings, folder,
+        label=label, column=column, label_column=label_column, force=force, progress=progress,
+    )  # fmt: skip
+    return Compressed(outcome.certificate, outcome.details, outcome.folder, None if source.kind == "folder" else model)
+
+
+def load(folder: ModelSpec, *, builder: Any = None) -> Model:
+    """Opens a compressed folder, or an original by the same names that `compress` takes.
+
+    Parameters
+    ----------
+    folder
+        A folder that `compress` wrote, a Transformers folder, or a name from the zoo.
+    builder
+        For models made by `module:function`: that spec, the function, or a module to fill.
+
+    Examples
+    --------
+    >>> load("small/").encode(["A sentence."]).shape  # doctest: +SKIP
+    (1, 384)
+    """
+    if not isinstance(folder, torch.nn.Module) and (Path(folder) / DESCRIPTION).is_file():
+        source = compression.load_package(Path(folder), builder or _zoo_builder(Path(folder)))
+        return Model(source.module, source)
+    source, _, task, _ = _open(folder, None)
+    return Model(source.module, source, task)
+
+
+def verify(
+    folder: str | os.PathLike[str],
+    *,
+    original: ModelSpec | None = None,
+    loss: Any = None,
+    data: Any = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Recomputes a certificate from the files: hashes, losses of both models, and the bound.
+
+    Parameters
+    ----------
+    folder
+        What `compress` wrote.
+    original
+        The original model; by default the one that the certificate names, if it is a folder or a name from the zoo.
+    loss
+        The loss function, if the certificate was made with one of your own.
+    data
+        The certification units, where the folder does not hold them.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ValueError(f"{path} is no folder; give the folder that `tercile compress --out` wrote")
+    named = compression.certificate.read_certificate(path)["original"]["source"]
+    if original is None and named not in ZOO and not Path(named).is_dir():
+        raise ValueError(f"the original is {named!r}; a file may not choose what code is run, so name it: --original {named}")
+    source, _, _, _ = _open(original if original is not None else named, None)
+    examples = None
+    if data is not None:
+        from tercile.filters.data import read
+
+        examples = tuple(read(data))
+    builder = None if source.kind == "folder" else (source.spec if source.kind == "builder" else _copy_of(source))
+    return compression.verify(path, source, builder=builder, loss=loss, data=examples, progress=progress)
+
+
+def export_float(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """Writes a plain float safetensors folder from a compressed one."""
+    return compression.export_float(Path(folder), Path(out))
+
+
+def _open(model: ModelSpec, prepare: Prepare | None) -> tuple[Source, str, str | None, Path | None]:
+    """The source, the name it goes by, its task and its sample, where the zoo knows them."""
+    if isinstance(model, str) and model in ZOO:
+        entry = find(model)
+        return open_source(entry.source, prepare), model, entry.task, entry.sample
+    source = open_source(model, prepare)
+    return source, source.spec, None, None
+
+
+def _zoo_builder(folder: Path) -> str | None:
+    """The builder that a packed folder names, if it is one of the zoo's own."""
+    made = read_json(folder / DESCRIPTION).get("architecture", {}).get("build")
+    return made if made in {find(name).card.get("build") for name in ZOO} else None
+
+
+def _copy_of(source: Source) -> torch.nn.Module:
+    import copy
+
+    return copy.deepcopy(source.module)

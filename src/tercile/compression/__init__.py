@@ -1,0 +1,32 @@
+"""The main job: select, encode, certify, report."""
+
+from tercile.compression.certificate import NotCertified
+from tercile.compression.export_float import export_float
+from tercile.compression.package import load_package, save_package
+from tercile.compression.pipeline import Outcome, compress
+from tercile.compression.scoring import Scorer
+from tercile.compression.settings import SCHEMES, Settings
+from tercile.compression.source import Source, open_source
+from tercile.compression.tasks import LOSSES, TASKS, Task, make_task
+from tercile.compression.verify import Check, Verification, verify
+
+__all__ = [
+    "LOSSES",
+    "SCHEMES",
+    "TASKS",
+    "Check",
+    "NotCertified",
+    "Outcome",
+    "Scorer",
+    "Settings",
+    "Source",
+    "Task",
+    "Verification",
+    "compress",
+    "export_float",
+    "load_package",
+    "make_task",
+    "open_source",
+    "save_package",
+    "verify",
+]

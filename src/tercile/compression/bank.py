@@ -1,0 +1,134 @@
+"""The bank: every layer stored under every scheme on offer, solved once, and picked from by any allocation."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tercile.files import load_arrays, save_arrays
+from tercile.quantization import QTensor, Scheme
+from tercile.quantization.solvers import bias_correction, gptq, output_error, round_to_nearest
+from tercile.quantization.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One layer under one scheme.
+
+    Attributes
+    ----------
+    weight
+        The stored weight.
+    bias_change
+        What to add to the layer's bias, or None.
+    error
+        Mean squared change of the layer's output on the calibration data, summed over outputs.
+    """
+
+    weight: QTensor
+    bias_change: np.ndarray | None
+    error: float
+
+
+class Bank:
+    """A folder with one file for each layer and scheme.
+
+    Parameters
+    ----------
+    folder
+        Where the files are; made if it is missing.
+    schemes
+        Spellings on offer, in no particular order.
+    """
+
+    def __init__(self, folder: Path, schemes: Sequence[str]) -> None:
+        self.folder = folder
+        self.schemes = tuple(schemes)
+        self._errors: dict[tuple[str, str], float] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def holds(self, layer: str) -> bool:
+        """Whether every scheme of a layer is there."""
+        return all(self._path(layer, scheme).is_file() for scheme in self.schemes)
+
+    def solve(self, layer: str, module: torch.nn.Module, statistics: Statistics | None, seen: np.ndarray | None) -> None:
+        """Stores a layer under every scheme.
+
+        Parameters
+        ----------
+        layer, module
+            Its name and itself: linear, convolution or embedding.
+        statistics
+            Of its inputs; without them (embeddings, layers that never ran) weights are rounded to nearest.
+        seen
+            For an embedding: how often each row was read.
+        """
+        weight = module.weight.detach().cpu().float().numpy()  # type: ignore[operator, union-attr]
+        bias = getattr(module, "bias", None)
+        for spelling in self.schemes:
+            if self._path(layer, spelling).is_file():
+                continue
+            scheme = Scheme.parse(spelling)
+            change = None
+            if statistics is None or statistics.count == 0:
+                q = round_to_nearest(weight, None, scheme)
+                squared = ((weight - q.dequantize()) ** 2).reshape(len(weight), -1).sum(axis=1, dtype=np.float64)
+                error = float(squared.mean() if seen is None or not seen.any() else squared @ seen / seen.sum())
+            else:
+                q = gptq(weight, statistics, scheme)
+                error = output_error(weight, q, statistics)
+                if bias is not None:
+                    change = bias_correction(weight, q, statistics)
+            arrays = q.to_arrays("weight") | ({} if change is None else {"bias_change": change})
+            about = {"scheme": spelling, "shape": json.dumps(list(q.shape)), "error": repr(error)}
+            save_arrays(self._path(layer, spelling), arrays, about)
+
+    def read(self, layer: str, scheme: str) -> Stored:
+        """What `solve` stored."""
+        arrays, about = load_arrays(self._path(layer, scheme))
+        weight = QTensor.from_arrays("weight", Scheme.parse(scheme), tuple(json.loads(about["shape"])), arrays)
+        return Stored(weight, arrays.get("bias_change"), float(about["error"]))
+
+    def _path(self, layer: str, scheme: str) -> Path:
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', layer)}={scheme}.safetensors"
+
+
+class Candidate:
+    """A copy of the original whose layers can be stored under any scheme of a bank, one by one."""
+
+    def __init__(self, original: torch.nn.Module, copy: torch.nn.Module, bank: Bank) -> None:
+        self.module = copy
+        self._original = original
+        self._bank = bank
+        self._now: dict[str, str] = {}
+
+    def set(self, choices: Mapping[str, str]) -> None:
+        """Stores the named layers under the given schemes, and every other layer as it was in the original."""
+        for layer in self._now.keys() - choices.keys():
+            self._put(layer, None)
+        for layer, scheme in choices.items():
+            if self._now.get(layer) != scheme:
+                self._put(layer, scheme)
+
+    def _put(self, layer: str, scheme: str | None) -> None:
+        here, there = self.module.get_submodule(layer), self._original.get_submodule(layer)
+        stored = None if scheme is None else self._bank.read(layer, scheme)
+        with torch.no_grad():
+            if stored is None:
+                here.weight.copy_(there.weight)  # type: ignore[operator, union-attr]
+            else:
+                here.weight.copy_(torch.from_numpy(stored.weight.dequantize()))  # type: ignore[operator, union-attr]
+            if getattr(here, "bias", None) is not None:
+                here.bias.copy_(there.bias)  # type: ignore[operator, union-attr]
+                if stored is not None and stored.bias_change is not None:
+                    here.bias.add_(torch.from_numpy(stored.bias_change).to(here.bias))  # type: ignore[operator, union-attr]
+        if scheme is None:
+            self._now.pop(layer, None)
+        else:
+            self._now[layer] = scheme

@@ -1,0 +1,110 @@
+"""details.json: everything that the report shows and the certificate does not need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tercile.compression.bank import Stored
+from tercile.compression.source import Source, learnt
+from tercile.compression.tasks import Task
+from tercile.filters.data import Selection
+from tercile.quantization.allocation import Allocation, SensitivityTable
+from tercile.quantization.families import Family
+
+DETAILS = "details.json"
+WORST = 10
+
+
+def make_details(
+    source: Source,
+    task: Task,
+    family: Family,
+    chosen: Selection,
+    table: SensitivityTable,
+    ladder: Sequence[Allocation],
+    stored: Mapping[str, Stored],
+    selection_losses: Mapping[int, np.ndarray],
+    steps: Sequence[Mapping[str, Any]],
+    losses: np.ndarray,
+    kept_bytes: int,
+    rung: int,
+) -> dict[str, Any]:
+    """The record of a finished job, as plain JSON values.
+
+    Parameters
+    ----------
+    table, ladder, stored
+        What was predicted, what was on offer, and what each layer became.
+    selection_losses
+        By rung, where it was compared.
+    steps
+        Of the walk.
+    losses
+        Certification losses of the chosen rung, in the order of the certification examples.
+    kept_bytes
+        Bytes of the tensors that are not quantized.
+    """
+    by_rung = {step["rung"]: step for step in steps}
+    worst = np.argsort(-losses.astype(np.float64), kind="stable")[:WORST]
+    return {
+        "format": "tercile-details",
+        "version": 1,
+        "model": {
+            "name": source.spec,
+            "family": family.name,
+            "task": task.name,
+            "weights": int(sum(tensor.numel() for tensor in learnt(source.module).values())),
+            "original_nbytes": source.nbytes,
+            "small_nbytes": kept_bytes + ladder[rung].nbytes,
+            "float_nbytes": kept_bytes,
+            "skipped": [[name, reason] for name, reason in family.skipped],
+        },
+        "selection": chosen.summary(),
+        "used": {
+            "calibration": len(chosen.calibration),
+            "selection": len(chosen.selection),
+            "certification": len(chosen.certification),
+        },
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "shape": list(stored[layer.name].weight.shape),
+                "scheme": stored[layer.name].weight.scheme.spelling,
+                "bits_per_weight": stored[layer.name].weight.bits_per_weight,
+                "nbytes": stored[layer.name].weight.nbytes,
+                "original_nbytes": int(np.prod(stored[layer.name].weight.shape))
+                * source.dtypes[f"{layer.name}.weight"].itemsize,
+                "predicted_loss": float(
+                    table.loss[
+                        table.layers.index(layer.name), table.schemes.index(stored[layer.name].weight.scheme.spelling)
+                    ]
+                ),
+            }
+            for layer in family.layers
+        ],
+        "ladder": [
+            {
+                "rung": number,
+                "nbytes": kept_bytes + allocation.nbytes,
+                "predicted_loss": allocation.loss,
+                "selection_loss": float(selection_losses[number].mean()) if number in selection_losses else None,
+                "certified": by_rung[number]["certified"] if number in by_rung else None,
+                "risk": by_rung[number]["risk"] if number in by_rung else None,
+                "bound": by_rung[number]["bound"] if number in by_rung else None,
+            }
+            for number, allocation in enumerate(ladder)
+        ],
+        "losses": [float(loss) for loss in losses],
+        "worst": [
+            {
+                "loss": float(losses[i]),
+                "origin": chosen.certification[i].origin,
+                "excerpt": chosen.certification[i].excerpt,
+            }
+            for i in worst
+        ],
+    }

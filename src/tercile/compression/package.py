@@ -1,0 +1,175 @@
+"""The packed folder: a compressed model on disk, and back in memory.
+
+    model.safetensors   codes and scales of the quantized weights; every other tensor as it was
+    tercile.json        scheme and shape of each quantized weight, and how the module is built
+    config.json, ...    what came with the original: config, tokenizer
+
+Opening a folder runs none of it. A model that was made by `module:function` needs that function again, and the caller
+has to pass it: a file never chooses what code is run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tercile.compression.bank import Stored
+from tercile.compression.source import (
+    COMPANIONS,
+    Prepare,
+    Source,
+    architecture,
+    build,
+    learnt,
+    preparer,
+    stack_arrays,
+)
+from tercile.files import load_arrays, read_json, save_arrays, write_json
+from tercile.quantization import QTensor, Scheme
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "tercile.json"
+Builder = str | Callable[[], torch.nn.Module | tuple[torch.nn.Module, Prepare]]
+
+
+def save_package(folder: Path, source: Source, quantized: Mapping[str, Stored]) -> None:
+    """Writes a packed folder.
+
+    Parameters
+    ----------
+    folder
+        Must exist.
+    source
+        The original.
+    quantized
+        What each layer is stored as, by layer name; other tensors are written as the original stored them.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    described = {}
+    biases = {f"{layer}.bias": stored.bias_change for layer, stored in quantized.items() if stored.bias_change is not None}
+    weights = {f"{layer}.weight": stored.weight for layer, stored in quantized.items()}
+    state = source.module.state_dict()
+    own = learnt(source.module)
+    for name, tensor in own.items():
+        if name in weights:
+            arrays |= weights[name].to_arrays(name)
+            described[name] = {"scheme": weights[name].scheme.spelling, "shape": list(weights[name].shape)}
+            continue
+        value = tensor.detach().cpu()
+        if name in biases:
+            value = value + torch.from_numpy(biases[name]).to(value.dtype)
+        arrays[name] = _to_numpy(value.to(source.dtypes.get(name, value.dtype)))
+    place = {(t.data_ptr(), tuple(t.shape)): name for name, t in own.items()}
+    tied = {name: place[t.data_ptr(), tuple(t.shape)] for name, t in state.items() if name not in own}
+    save_arrays(folder / WEIGHTS, arrays, {"format": "tercile"})
+    described_by = {"kind": source.kind, "class": type(source.module).__name__}
+    if source.kind == "builder":
+        described_by["build"] = source.spec
+    write_json(
+        folder / DESCRIPTION,
+        {
+            "format": "tercile-packed",
+            "version": 1,
+            "architecture": described_by,
+            "quantized": described,
+            "tied": tied,
+        },
+    )
+    for name in COMPANIONS:
+        if source.folder is not None and (source.folder / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source.folder / name, folder / name)
+
+
+def load_package(folder: Path, builder: Builder | torch.nn.Module | None = None) -> Source:
+    """Opens a packed folder: a module with the stored weights, decoded to float32, and its `prepare`.
+
+    Parameters
+    ----------
+    folder
+        Written by `save_package`.
+    builder
+        What builds the module where the folder can't say: `module:function`, a function, or a module, whose weights
+        are overwritten.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing or damaged, tensors do not fit the module, or a builder is needed and missing.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give the folder that `tercile compress --out` wrote")
+    description = read_json(folder / DESCRIPTION)
+    if not isinstance(description, dict) or description.get("format") != "tercile-packed":
+        raise ValueError(f"{folder / DESCRIPTION} is no description of a packed model")
+    if description.get("version") != 1:
+        raise ValueError(f"{folder} is in format version {description.get('version')}; this tercile reads version 1: update it")
+    state = {name: torch.from_numpy(array) for name, array in decoded(folder, description).items()}
+    source = _build(folder, description["architecture"], builder)
+    expected = source.module.state_dict()
+    for alias, name in description.get("tied", {}).items():
+        if name not in state:
+            raise ValueError(f"{folder / DESCRIPTION}: tensor {alias!r} is tied to {name!r}, which is missing")
+        state[alias] = state[name]
+    if missing := sorted(expected.keys() - state.keys()) or sorted(state.keys() - expected.keys()):
+        raise ValueError(f"{folder / WEIGHTS} does not fit the module: {missing[0]!r} is on one side only")
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(f"{folder / WEIGHTS}: {name} is {tuple(tensor.shape)}, the module has {tuple(expected[name].shape)}")
+    source.module.load_state_dict(state)
+    return replace(source, module=source.module.float().eval().requires_grad_(False))
+
+
+def decoded(folder: Path, description: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Every tensor of a packed folder as numbers: float32 where it was quantized or bfloat16, else as stored."""
+    arrays, _ = load_arrays(folder / WEIGHTS)
+    tensors: dict[str, np.ndarray] = {}
+    used: set[str] = set()
+    for name, about in description["quantized"].items():
+        try:
+            scheme, shape = Scheme.parse(about["scheme"]), tuple(int(n) for n in about["shape"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder / DESCRIPTION}: {name} has no valid scheme and shape ({error})") from None
+        q = QTensor.from_arrays(name, scheme, shape, arrays)
+        used |= q.to_arrays(name).keys()
+        tensors[name] = q.dequantize()
+    for name in arrays.keys() - used:
+        value = arrays[name]
+        # A scalar comes back with one dimension from numpy's frombuffer only if it was written so.
+        tensors[name] = value.astype(np.float32) if value.dtype.name == "bfloat16" else np.array(value)
+    return tensors
+
+
+def _build(folder: Path, made: Mapping[str, Any], builder: Builder | torch.nn.Module | None) -> Source:
+    if made.get("kind") == "folder":
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        cls = architecture(folder, made.get("class"))
+        module = cls._from_config(config) if hasattr(cls, "_from_config") else cls.from_config(config)
+        prepare, limit = preparer(folder, module)
+        return Source(str(folder), "folder", module.eval(), prepare, folder, limit)
+    if builder is None:
+        named = f" (it was {made['build']!r})" if made.get("build") else ""
+        raise ValueError(f"{folder} holds weights only; say what builds the module{named}: builder='module:function'")
+    if isinstance(builder, torch.nn.Module):
+        module, prepare_own = builder, None
+    elif isinstance(builder, str):
+        module, prepare_own = build(builder)
+    else:
+        built = builder()
+        module, prepare_own = built if isinstance(built, tuple) else (built, None)
+    return Source(str(folder), "builder", module.eval(), prepare_own or stack_arrays)
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.contiguous().numpy()

@@ -1,0 +1,356 @@
+"""The main job: select, encode, certify, pack.
+
+Reads from top to bottom as the job runs. Each stage keeps what it finished in a Workspace, so that a run which was
+stopped takes up where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tercile.compression.bank import Bank, Candidate
+from tercile.compression.batches import Batch, cut
+from tercile.compression.certificate import CERTIFICATE, NotCertified, file_digest, make_certificate, step_record
+from tercile.compression.details import DETAILS, make_details
+from tercile.compression.package import WEIGHTS, save_package
+from tercile.compression.scoring import Scorer
+from tercile.compression.sensitivity import measure_sensitivity
+from tercile.compression.settings import Settings
+from tercile.compression.source import Source, learnt, weights_digest
+from tercile.compression.tasks import Task, run
+from tercile.compression.workspace import Workspace
+from tercile.files import write_json
+from tercile.filters.data import Selection, select
+from tercile.quantiles.certificate import quantile_upper_bound, units_needed, upper_bound, walk
+from tercile.quantization.allocation import Allocation, pareto_ladder
+from tercile.quantization.calibration import collect
+from tercile.quantization.families import Family, describe
+
+Progress = Callable[[str, int, int | None], None]
+
+# Rungs that are tried on the certification data, counted from the one that the selection data point at: a few that are
+# safer, and two that are smaller in case the selection data were unlucky.
+WALK = (-6, -3, -1, 0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished job left: a folder, and what is in its two JSON files."""
+
+    folder: Path
+    certificate: dict[str, Any]
+    details: dict[str, Any]
+
+
+def compress(
+    source: Source,
+    task: Task,
+    data: Any,
+    settings: Settings,
+    folder: Path,
+    *,
+    label: str | None = None,
+    column: str | None = None,
+    label_column: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Makes the smallest model on the ladder that can be certified, and writes it to a folder.
+
+    Parameters
+    ----------
+    source, task
+        The model, and how its loss is measured.
+    data
+        Anything that `tercile.filters.data.read` takes.
+    settings
+        The promise.
+    folder
+        Must not exist, unless `force` is set: then it is replaced once the new one is complete. Work in progress is
+        kept beside it, in `<folder>.partial`.
+    label
+        Name of the model in the certificate; the source's own by default.
+    column, label_column
+        Of the data, where it has columns.
+    progress
+        Called with a stage, how much of it is done and out of how much.
+
+    Raises
+    ------
+    NotCertified
+        If the safest rung can't be certified; nothing is handed over.
+    ValueError, OSError, MemoryError
+        For input that can't be used, a full disk, too little memory; the folder is as it was.
+    """
+    tell: Progress = progress or (lambda stage, done, total: None)
+    if folder.exists() and not force:
+        raise ValueError(f"{folder} exists; choose another --out, or replace it with --force")
+    check_memory(source)
+    family = describe(source.module)
+    chosen = _select(data, settings, column, label_column, tell)
+    workspace = Workspace(
+        folder.with_name(folder.name + ".partial"),
+        {
+            "settings": settings.as_json(),
+            "task": [task.name, task.loss],
+            "weights": weights_digest(source),
+            "data": _selection_digest(chosen),
+            "torch": [torch.__version__, torch.get_num_threads()],
+        },
+    )
+    bank = _solve(source, family, chosen, settings, workspace, tell)
+    layers = quantizable(family)
+    original_bytes = source.nbytes
+    kept_bytes = original_bytes - sum(_stored_bytes(source, layer) for layer in layers)
+
+    compared = Scorer(source, task, chosen.selection)
+    candidate = Candidate(source.module, copy.deepcopy(source.module), bank)
+    table = measure_sensitivity(source, task, chosen.selection, bank, candidate, layers, workspace, tell)
+    ladder = pareto_ladder(table, settings.rungs)
+
+    def score(scorer: Scorer, name: str, rung: int, stage: str) -> np.ndarray:
+        def make() -> np.ndarray:
+            candidate.set(ladder[rung].choices)
+            return scorer.losses(candidate.module, lambda done, total: tell(stage, done, total))
+
+        return workspace.array(f"losses/{name}-{rung}", make)
+
+    selection_losses: dict[int, np.ndarray] = {}
+
+    def promising(rung: int) -> bool:
+        stage = f"comparing size {len(selection_losses) + 1}"
+        selection_losses[rung] = score(compared, "selection", rung, stage)
+        return _expected_bound(selection_losses[rung], len(chosen.certification), settings) <= settings.max_loss
+
+    frontier = last_true(promising, len(ladder))
+    tried = walk_rungs(frontier, len(ladder))
+    certifying = Scorer(source, task, chosen.certification)
+    losses: dict[int, np.ndarray] = {}
+
+    def certification_losses(position: int) -> np.ndarray:
+        losses[tried[position]] = score(
+            certifying, "certification", tried[position], f"certifying, step {position + 1} of at most {len(tried)}"
+        )
+        return losses[tried[position]]
+
+    steps = [
+        step_record(step, tried[step.rung], kept_bytes + ladder[tried[step.rung]].nbytes)
+        for step in walk(
+            certification_losses, settings.max_loss, settings.confidence, rungs=len(tried), q=settings.quantile
+        )
+    ]
+    passed = [step for step in steps if step["certified"]]
+    if not passed:
+        raise NotCertified(_refusal(steps[0], settings, len(chosen.certification)))
+    rung = int(passed[-1]["rung"])
+
+    tell("writing", 0, None)
+    final = Path(tempfile.mkdtemp(prefix=".final-", dir=workspace.folder))
+    stored = {layer: bank.read(layer, scheme) for layer, scheme in ladder[rung].choices.items()}
+    save_package(final, source, stored)
+    name = "certification.npz" if not isinstance(chosen.certification[0].content, str) else "certification.jsonl.gz"
+    _certification_only(chosen).save(final / name)
+    details = make_details(
+        source, task, family, chosen, table, ladder, stored, selection_losses, steps, losses[rung], kept_bytes, rung
+    )
+    write_json(final / DETAILS, details)
+    files = sorted(path for path in final.rglob("*") if path.is_file())
+    certificate = make_certificate(
+        settings,
+        task,
+        steps,
+        losses[rung],
+        {"source": label or source.spec, "weights_sha256": weights_digest(source), "nbytes": original_bytes},
+        {
+            "nbytes": (final / WEIGHTS).stat().st_size,
+            "files": {path.relative_to(final).as_posix(): file_digest(path) for path in files},
+        },
+        [example.digest for example in chosen.certification],
+    )
+    write_json(final / CERTIFICATE, certificate)
+    _put_in_place(final, folder)
+    workspace.remove()
+    return Outcome(folder, certificate, details)
+
+
+def quantizable(family: Family) -> tuple[str, ...]:
+    """Names of all layers that are stored under a scheme, in model order; of tied ones the first."""
+    return tuple(layer.name for layer in family.layers)
+
+
+def last_true(test: Callable[[int], bool], count: int) -> int:
+    """Largest i below count with test(i), by bisection, for a test that is true up to some point; -1 if none."""
+    low, high = -1, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if test(middle) else (low, middle)
+    return low
+
+
+def walk_rungs(frontier: int, count: int) -> list[int]:
+    """Rungs to try for a certificate, safest first: the safest of all, then those around the frontier."""
+    return sorted({0} | {rung for rung in (frontier + step for step in WALK) if 0 <= rung < count})
+
+
+def check_memory(source: Source) -> None:
+    """Refuses before any work when memory can't hold two copies of the model and what one block needs.
+
+    Raises
+    ------
+    MemoryError
+        With what is needed and what there is.
+    """
+    try:
+        with open("/proc/meminfo") as lines:
+            available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, ValueError, StopIteration):
+        return
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in learnt(source.module).values())
+    widest = max((t.shape[1] if t.ndim > 1 else 1) for t in learnt(source.module).values())
+    needed = weights + weights // 2 + 3 * 8 * min(widest, 65536) ** 2
+    if needed > available:
+        raise MemoryError(
+            f"compressing {source.spec!r} takes about {needed / 2**30:.1f} GiB more memory and {available / 2**30:.1f} GiB "
+            "are free; close other programs or use a larger machine"
+        )
+
+
+def _select(
+    data: Any, settings: Settings, column: str | None, label_column: str | None, tell: Progress
+) -> Selection:
+    least = units_needed(settings.max_loss, settings.confidence, 0.0)
+    if settings.quantile is not None:
+        least = 1
+        while settings.quantile**least > 1 - settings.confidence:
+            least += 1
+    if least > settings.units:
+        raise ValueError(
+            f"max_loss {settings.max_loss:g} at confidence {settings.confidence:g} takes at least {least:,} certification "
+            f"units, and units is {settings.units:,}; raise units, or the loss that you can bear"
+        )
+    chosen = select(
+        data,
+        seed=settings.seed,
+        calibration=0.2,
+        selection=0.2,
+        certification=0.6,
+        needed=least,
+        column=column,
+        label_column=label_column,
+        progress=tell,
+    )
+    # The sides are in the order of a hash of the content, so their heads are random draws.
+    return Selection(
+        chosen.calibration[: settings.calibration],
+        chosen.selection[: settings.selection],
+        chosen.certification[: settings.units],
+        chosen.seed,
+        chosen.read,
+        chosen.kept,
+        chosen.rejected,
+        chosen.samples,
+        chosen.settings,
+    )
+
+
+def _selection_digest(chosen: Selection) -> str:
+    digest = hashlib.sha256()
+    for side in (chosen.calibration, chosen.selection, chosen.certification):
+        for example in side:
+            digest.update(f"{example.digest} {example.label!r}\n".encode())
+        digest.update(b"-\n")
+    return digest.hexdigest()
+
+
+def _solve(
+    source: Source, family: Family, chosen: Selection, settings: Settings, workspace: Workspace, tell: Progress
+) -> Bank:
+    """Calibrates block by block and stores every layer of a block under every scheme while its statistics are there."""
+    bank = Bank(workspace.folder / "bank", settings.schemes)
+    batches = cut(chosen.calibration, source)
+    layers = {layer.name: layer for layer in family.layers}
+    shared = {alias: group[0] for group in family.tied for alias in group[1:]}
+    left = [name for name in layers if not bank.holds(name)]
+    done = len(layers) - len(left)
+    tell("calibrating and solving", done, len(layers))
+
+    def solve(name: str, statistics: Any, seen: np.ndarray | None) -> None:
+        nonlocal done
+        if not bank.holds(name):
+            bank.solve(name, source.module.get_submodule(name), statistics, seen)
+            done += 1
+            tell("calibrating and solving", done, len(layers))
+
+    if any(layers[name].kind != "embedding" or name in shared.values() for name in left):
+        with torch.inference_mode():
+            keep = None if batches[0].keep is None else lambda batch: batch.keep
+            folder = workspace.folder / "statistics"
+            for _, statistics in collect(source.module, family, batches, forward=run, keep=keep, folder=folder):
+                for name, seen in statistics.items():
+                    # A head that shares the word table's weight is how that table's rounding is felt most.
+                    solve(shared.get(name, name), seen, None)
+    for name, layer in layers.items():
+        solve(name, None, _rows_read(source, name, batches) if layer.kind == "embedding" else None)
+    return bank
+
+
+def _rows_read(source: Source, layer: str, batches: Sequence[Batch]) -> np.ndarray | None:
+    """How often each row of the word table is read by the calibration data, plus one; None for other tables."""
+    table = source.module.get_submodule(layer)
+    if table is not getattr(source.module, "get_input_embeddings", lambda: None)():
+        return None
+    counts = np.ones(len(table.weight), dtype=np.float64)  # type: ignore[arg-type]
+    for batch in batches:
+        if not isinstance(batch.inputs, Mapping) or "input_ids" not in batch.inputs:
+            return None
+        ids, keep = batch.inputs["input_ids"].cpu(), batch.keep
+        np.add.at(counts, (ids if keep is None else ids[keep.cpu()]).numpy().reshape(-1), 1)
+    return counts
+
+
+def _stored_bytes(source: Source, layer: str) -> int:
+    weight = source.module.get_submodule(layer).weight
+    return int(weight.numel()) * source.dtypes[f"{layer}.weight"].itemsize  # type: ignore[operator, union-attr]
+
+
+def _expected_bound(losses: np.ndarray, units: int, settings: Settings) -> float:
+    """The bound that these losses would give if the certification data looked just like them. Steers, never certifies."""
+    alike = np.resize(losses, units)
+    if settings.quantile is not None:
+        return quantile_upper_bound(alike, settings.quantile, settings.confidence)
+    return upper_bound(alike, settings.confidence)
+
+
+def _refusal(step: Mapping[str, Any], settings: Settings, units: int) -> str:
+    return (
+        f"not certified: even the safest model on the ladder loses {step['risk']:.4f} on {units:,} certification units, and "
+        f"with {100 * settings.confidence:g}% confidence no more than {step['bound']:.4f} can be promised, above the "
+        f"{settings.max_loss:g} that you allowed; allow more, give more data, or add safer schemes such as int8-g32"
+    )
+
+
+def _certification_only(chosen: Selection) -> Selection:
+    return Selection((), (), chosen.certification, chosen.seed, len(chosen.certification), len(chosen.certification))
+
+
+def _put_in_place(final: Path, folder: Path) -> None:
+    """Renames the finished folder; an old one of that name goes only once the new one is complete."""
+    os.chmod(final, 0o755)
+    if folder.exists():
+        old = folder.with_name(f"{folder.name}.replaced")
+        os.replace(folder, old)
+        os.replace(final, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(final, folder)

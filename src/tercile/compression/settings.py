@@ -1,0 +1,95 @@
+"""What a user asks for, checked before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tercile.quantization import Scheme
+
+#: Schemes on offer for every layer, from safest to smallest.
+SCHEMES = (
+    "int8-channel",
+    "int6-g128",
+    "int5-g64-asym-k6",
+    "int4-g32-asym-k6",
+    "int4-g64-asym-k6",
+    "int3-g32-asym-k6",
+    "int3-g64-asym-k6",
+    "int2-g32-asym-k6",
+    "int2-g64-asym-k6",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The promise, and what may be spent on it.
+
+    Parameters
+    ----------
+    max_loss
+        Highest mean loss (or quantile of it) that the user can bear, in (0, 1).
+    confidence
+        How sure the certificate has to be, in (0, 1).
+    quantile
+        Certify this quantile of the loss instead of its mean; None for the mean.
+    seed
+        Of the split of the data.
+    schemes
+        Spellings on offer for every layer.
+    units
+        Most examples that the certificate is measured on.
+    calibration, selection
+        Most examples that statistics are taken from, and that the rungs are compared on.
+    rungs
+        Sizes on the ladder between the safest and the smallest model.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or a scheme is not known.
+
+    Examples
+    --------
+    >>> Settings(max_loss=0.02, confidence=95)
+    Traceback (most recent call last):
+    ValueError: confidence must lie between 0 and 1, got 95; write 0.95
+    """
+
+    max_loss: float
+    confidence: float = 0.95
+    quantile: float | None = None
+    seed: int = 0
+    schemes: tuple[str, ...] = SCHEMES
+    units: int = 1000
+    calibration: int = 384
+    selection: int = 384
+    rungs: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("max_loss", "confidence", "quantile"):
+            value = getattr(self, name)
+            if value is None and name == "quantile":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not 0 < value < 1:
+                mend = f"; write {value / 100:g}" if 1 < value < 100 else ""
+                raise ValueError(f"{name} must lie between 0 and 1, got {value:g}{mend}")
+        for name in ("units", "calibration", "selection", "rungs"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"seed must be a whole number, got {self.seed!r}")
+        if not self.schemes:
+            raise ValueError("schemes is empty; give at least one, such as int4-g64")
+        for spelling in self.schemes:
+            if Scheme.parse(spelling).spelling != spelling:
+                raise ValueError(f"scheme {spelling!r} is spelled {Scheme.parse(spelling).spelling!r}")
+        if len(set(self.schemes)) != len(self.schemes):
+            raise ValueError(f"schemes names one twice: {', '.join(self.schemes)}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"schemes": list(self.schemes)}

@@ -1,0 +1,162 @@
+"""Verification: trusts nothing but the files. Hashes, then both models and the data again, then the bound again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tercile.compression.certificate import CERTIFICATE, file_digest, read_certificate, seal
+from tercile.compression.package import Builder, load_package
+from tercile.compression.scoring import Scorer
+from tercile.compression.source import Source, weights_digest
+from tercile.compression.tasks import make_task
+from tercile.filters.data import Selection
+from tercile.filters.data.example import Example
+from tercile.quantiles.certificate import walk
+
+Progress = Callable[[str, int, int | None], None]
+
+# Another processor or thread count adds up in another order; the mean loss of the same files may move by this much.
+ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Everything that was looked at; `ok` when all of it held."""
+
+    ok: bool
+    checks: tuple[Check, ...]
+    certificate: dict[str, Any]
+
+
+def verify(
+    folder: Path,
+    original: Source,
+    *,
+    builder: Builder | None = None,
+    loss: Any = None,
+    data: tuple[Example, ...] | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Recomputes a certificate from the files alone.
+
+    Parameters
+    ----------
+    folder
+        A compressed model with its certificate.
+    original
+        The model that it is compared with; its weights must have the hash that the certificate names.
+    builder
+        What builds the module, for models that were made by `module:function`.
+    loss
+        The user's own loss function, if the certificate was made with one; by default what the certificate names.
+    data
+        The certification examples, where the folder was handed on without them.
+    progress
+        As in `compress`.
+
+    Returns
+    -------
+    Verification: later checks are left out once one fails that they rest on.
+
+    Raises
+    ------
+    ValueError
+        If the folder has no certificate to check.
+    """
+    tell: Progress = progress or (lambda stage, done, total: None)
+    certificate = read_certificate(folder)
+    checks: list[Check] = []
+
+    def look(name: str, ok: bool, good: str, bad: str) -> bool:
+        checks.append(Check(name, ok, good if ok else bad))
+        return ok
+
+    def result() -> Verification:
+        return Verification(all(check.ok for check in checks), tuple(checks), certificate)
+
+    sealed = look(
+        "certificate is whole", certificate.get("digest") == seal(certificate),
+        "its digest matches", f"{CERTIFICATE} was changed after it was made",
+    )  # fmt: skip
+    if not sealed or not _files(folder, certificate, look):
+        return result()
+    if not look(
+        "original", weights_digest(original) == certificate["original"]["weights_sha256"],
+        f"weights of {original.spec} have the hash that the certificate names",
+        f"weights of {original.spec} are not those that the certificate speaks of; give the right one with --original",
+    ):  # fmt: skip
+        return result()
+    try:
+        examples = data if data is not None else _examples(folder)
+        small = load_package(folder, builder)
+    except ValueError as error:
+        look("opens", False, "", str(error))
+        return result()
+    if not look(
+        "data", [e.digest for e in examples] == certificate["data"]["units"],
+        f"{len(examples):,} certification units, each with the hash that the certificate names",
+        "the certification units are not those that the certificate names",
+    ):  # fmt: skip
+        return result()
+    task = make_task(original, certificate["task"], loss or certificate["loss"])
+    scorer = Scorer(original, task, examples)
+    losses = scorer.losses(small.module, lambda done, total: tell("scoring again", done, total))
+    _bound(certificate, losses, look)
+    return result()
+
+
+def _files(folder: Path, certificate: dict[str, Any], look: Callable[[str, bool, str, str], bool]) -> bool:
+    ok = True
+    for name, digest in certificate["small"]["files"].items():
+        path = folder / name
+        inside = path.resolve().is_relative_to(folder.resolve())
+        there = inside and path.is_file()
+        same = there and file_digest(path) == digest
+        problem = f"{name} was changed after the certificate was made" if there else f"{name} is missing"
+        ok = look(name, same, "unchanged", problem) and ok
+    return ok
+
+
+def _examples(folder: Path) -> tuple[Example, ...]:
+    for name in ("certification.jsonl.gz", "certification.npz"):
+        if (folder / name).is_file():
+            return Selection.load(folder / name).certification
+    raise ValueError("the certification data are not in the folder; give them with --data")
+
+
+def _bound(certificate: dict[str, Any], losses: np.ndarray, look: Callable[[str, bool, str, str], bool]) -> None:
+    confidence, max_loss = certificate["confidence"], certificate["max_loss"]
+    step = next(iter(walk([losses], max_loss, confidence, q=certificate["quantile"])))
+    look(
+        "risk", math.isclose(step.risk, certificate["risk"], abs_tol=ROUNDING),
+        f"{step.risk:.6f}, as the certificate says",
+        f"{step.risk:.6f}, but the certificate says {certificate['risk']:.6f}",
+    )  # fmt: skip
+    look(
+        "bound", step.certified and math.isclose(step.bound, certificate["bound"], abs_tol=2 * ROUNDING),
+        f"{step.bound:.6f}, within {max_loss:g} at {100 * confidence:g}% confidence",
+        f"{step.bound:.6f} at {100 * confidence:g}% confidence; the certificate says {certificate['bound']:.6f} and allows {max_loss:g}",
+    )  # fmt: skip
+    walked = certificate["walk"]
+    good = [w["rung"] for w in walked if w["certified"]]
+    before = [w["certified"] for w in walked if w["rung"] <= certificate["rung"]]
+    look(
+        "walk", bool(good) and good[-1] == certificate["rung"] and all(before),
+        "every safer rung that was tried had passed before",
+        "a rung was certified although a safer one before it had failed",
+    )  # fmt: skip
