@@ -344,8 +344,8 @@ def test_patches_come_in_bounded_pieces_with_the_same_sum(monkeypatch):
 
 def test_progress_ends_at_its_total():
     for make, batches, keep in (MODELS["bert"], MODELS["cnn"]):
-        calls = []
-        gathered(make(), batches(), keep, progress=lambda done, steps: calls.append((done, steps)))
+        calls: list[tuple[int, int]] = []
+        gathered(make(), batches(), keep, progress=lambda *call, calls=calls: calls.append(call))
         assert [done for done, _ in calls] == list(range(1, calls[-1][1] + 1))
 
 

@@ -278,7 +278,7 @@ class _Run:
                 self._step()
 
     def _finish(self, states: list[_State], recorder: Recorder) -> None:
-        """Runs what is outside the blocks: the model, with the last block's known output for every block's."""
+        """Runs what is outside the blocks: the model, with the last block's output for every block's."""
         modules = [self.model.get_submodule(block.name) for block in self.family.blocks]
         with _quiet(self.model), recorder.attached():
             for batch, state, mask in zip(self.batches, states, self.masks, strict=True):

@@ -123,8 +123,9 @@ def kept_rows(x: torch.Tensor, mask: torch.Tensor | None) -> np.ndarray:
 
     Examples
     --------
-    >>> kept_rows(torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), torch.tensor([[True, False], [True,
-    True]])).T array([[1., 3., 4.]], dtype=float32)
+    >>> x, mask = torch.arange(4.0).reshape(2, 2, 1), torch.tensor([[True, False], [True, True]])
+    >>> kept_rows(x, mask).T
+    array([[0., 2., 3.]], dtype=float32)
     """
     rows = x.detach().reshape(-1, x.shape[-1])
     if mask is not None and (mask.shape == x.shape[:-1] or (x.dim() == 2 and mask.numel() == len(x))):

@@ -84,8 +84,8 @@ class Scaling:
         """One value a column of the readers, as the largest of those that read a channel of the producer."""
         if self.repeats == 1:
             return columns
-        heads: np.ndarray = columns.reshape(-1, self.repeats, self.head)
-        return heads.max(axis=1).reshape(-1)
+        largest: np.ndarray = columns.reshape(-1, self.repeats, self.head).max(axis=1).reshape(-1)
+        return largest
 
 
 @dataclass(frozen=True)
