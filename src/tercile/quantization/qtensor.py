@@ -52,7 +52,7 @@ class QTensor:
     def from_codes(cls, codes: np.ndarray, shape: tuple[int, ...], scheme: Scheme, ranges: Ranges) -> QTensor:
         """Packs codes, uint8 in the matrix shape of the tensor, that somebody else chose."""
         if codes.shape != as_matrix(shape):
-            raise ValueError(f"codes have shape {codes.shape}; a tensor of shape {shape} is a matrix {as_matrix(shape)}")
+            raise ValueError(f"codes have shape {codes.shape}; a tensor of shape {shape} has {as_matrix(shape)}")
         return cls(scheme, tuple(shape), packing.pack(codes, scheme.grid), dict(ranges.arrays))
 
     @property
@@ -106,7 +106,8 @@ class QTensor:
                 raise ValueError(f"{name}.{key} is missing from the file; {scheme} stores {', '.join(expected)}")
             if array.shape != size or array.dtype != dtype:
                 raise ValueError(
-                    f"{name}.{key} is {array.dtype} {array.shape}; {scheme} of shape {tuple(shape)} stores {dtype} {size}"
+                    f"{name}.{key} is {array.dtype} {array.shape}; "
+                    f"{scheme} of shape {tuple(shape)} stores {dtype} {size}"
                 )
             found[key] = np.ascontiguousarray(array)
         loaded = cls(scheme, tuple(map(int, shape)), found.pop("codes"), found)

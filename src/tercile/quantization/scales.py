@@ -116,7 +116,7 @@ class Float8:
 
 @dataclass(frozen=True)
 class SuperScale:
-    """Scales as `bits`-bit integers under a float16 for every `span` neighbours in a row, as in llama.cpp's k-quants."""
+    """Scales as `bits`-bit integers under a float16 for `span` neighbours in a row, as in llama.cpp's k-quants."""
 
     bits: int = 6
     span: int = 8
@@ -137,12 +137,13 @@ class SuperScale:
 
     def store(self, scale: np.ndarray) -> Arrays:
         _refuse_negative(scale, self.spelling)
-        rows, columns = scale.shape
+        columns = scale.shape[1]
         top = (1 << self.bits) - 1
         starts = np.arange(0, columns, self.span)
         wanted = np.maximum.reduceat(scale, starts, axis=1) / top
         if wanted.size and float(wanted.max()) > 65504:
-            raise ValueError(f"a scale of {float(scale.max()):.4g} does not fit {self.spelling}; use bf16 or f32 scales")
+            largest = float(scale.max())
+            raise ValueError(f"a scale of {largest:.4g} does not fit {self.spelling}; use bf16 or f32 scales")
         unit = wanted.astype(np.float16)
         # Near float16's smallest numbers rounding down could cost half the range: there the next one up is taken.
         short = unit.astype(np.float32) * top < wanted * (top - 0.5)

@@ -168,7 +168,8 @@ class Scheme:
         ValueError
             If one is not finite: the arrays are damaged.
         """
-        return self._checked(self._loaded(arrays, shape))
+        with np.errstate(over="ignore", invalid="ignore"):  # found and refused
+            return self._checked(self._loaded(arrays, shape))
 
     def _loaded(self, arrays: Arrays, shape: tuple[int, ...]) -> Ranges:
         blocks = self.blocks.count(as_matrix(shape))

@@ -96,7 +96,7 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
 
     Notes
     -----
-    Costs 48 roundings of each value (symmetric), or 64 (asymmetric, and symmetric grids that reach further on one side,
+    Costs 48 roundings of each value (symmetric), or 64 (asymmetric, and grids that are not their own mirror image,
     which are tried both ways round), in native threaded code.
 
     Examples
@@ -139,7 +139,8 @@ def _search_scales(
     """Best scale of each row of `block`; a negative one turns the grid round."""
     forward, _ = _to_scale(low, high, scheme)
     backward = np.zeros_like(forward)
-    if float(scheme.grid.levels[0]) != -float(scheme.grid.levels[-1]) and scheme.scale_format.signed:
+    mirrored = np.array_equal(scheme.grid.levels, -scheme.grid.levels[::-1])
+    if not mirrored and scheme.scale_format.signed:
         backward = -_to_scale(-high, -low, scheme)[0]
     scale = np.empty(len(block), dtype=np.float32)
     weight = _NO_WEIGHT if weight is None else weight
@@ -212,7 +213,7 @@ def _checked(values: np.ndarray) -> np.ndarray:
 def _checked_importance(importance: np.ndarray, matrix: tuple[int, int]) -> np.ndarray:
     weight = np.asarray(importance, dtype=np.float64)
     if weight.shape != (matrix[1],):
-        raise ValueError(f"importance has shape {weight.shape}; it must have one number for each of {matrix[1]} columns")
+        raise ValueError(f"importance has shape {weight.shape}; it must have one number a column, {matrix[1]}")
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError("importance must be finite and not negative")
     mean = weight.mean()

@@ -82,7 +82,8 @@ def _change(weight: np.ndarray, quantized: QTensor, statistics: Statistics) -> n
     check_channels(statistics, matrix)
     if as_matrix(quantized.shape) != matrix.shape:
         raise ValueError(f"quantized has shape {quantized.shape}, weight {np.shape(weight)}; they must match")
-    return np.subtract(matrix, quantized.dequantize().reshape(matrix.shape))
+    change: np.ndarray = matrix - quantized.dequantize().reshape(matrix.shape)
+    return change
 
 
 def check_channels(statistics: Statistics, matrix: np.ndarray) -> None:
