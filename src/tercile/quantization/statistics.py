@@ -1,7 +1,7 @@
 """Statistics: what calibration saw of the inputs of one layer.
 
-Sums only, so that two of them add up to the Statistics of both streams together: calibration can be cut over batches,
-processes and machines, stopped and resumed.
+Sums only, so that two of them add up to the Statistics of both streams together: calibration can be cut over
+batches, processes and machines, stopped and resumed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from scipy.linalg import blas
-
 
 
 class Statistics:
@@ -43,7 +42,9 @@ class Statistics:
         self.count = 0
         self._sum = np.zeros(channels, dtype=np.float64)
         self._squares = np.zeros(channels, dtype=np.float64)
-        self._products = np.zeros((channels, channels), dtype=np.float32, order="F") if second_moment else None
+        self._products: np.ndarray | None = None
+        if second_moment:
+            self._products = np.zeros((channels, channels), dtype=np.float32, order="F")
         self.minimum = np.full(channels, np.inf, dtype=np.float32)
         self.maximum = np.full(channels, -np.inf, dtype=np.float32)
         self.sketch = None
@@ -66,7 +67,9 @@ class Statistics:
         if not len(x):
             return
         if not np.isfinite(x).all():
-            raise ValueError("x holds NaN or infinity: the model overflows on this input; drop it or use float32")
+            raise ValueError(
+                "x holds NaN or infinity: the model overflows here; drop the input or use float32"
+            )
         self.count += len(x)
         self._sum += x.sum(axis=0, dtype=np.float64)
         self._squares += np.einsum("ij,ij->j", x, x, dtype=np.float64)
@@ -74,7 +77,7 @@ class Statistics:
         np.maximum(self.maximum, x.max(axis=0), out=self.maximum)
         if self._products is not None:
             # x.T is in Fortran order as it stands; syrk fills the upper triangle only.
-            blas.ssyrk(1.0, x.T, beta=1.0, c=self._products, overwrite_c=True)
+            self._products = blas.ssyrk(1.0, x.T, beta=1.0, c=self._products, overwrite_c=True)
         if self.sketch is not None:
             self.sketch.update(x)
 
@@ -105,7 +108,8 @@ class Statistics:
     @property
     def maximum_magnitude(self) -> np.ndarray:
         """float32 (channels,): largest absolute input."""
-        return np.maximum(np.abs(self.minimum), np.abs(self.maximum)) if self.count else np.zeros_like(self.maximum)
+        largest = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
+        return largest if self.count else np.zeros_like(largest)
 
     def __or__(self, other: Statistics) -> Statistics:
         """The Statistics of both streams together."""
@@ -125,9 +129,38 @@ class Statistics:
             merged.sketch = self.sketch | other.sketch
         return merged
 
+    def scaled(self, factors: np.ndarray) -> Statistics:
+        """The Statistics that the same inputs would have, each channel times a positive factor (channels,).
+
+        Raises
+        ------
+        ValueError
+            If a factor is not positive, or quantile sketches are kept, which cannot be scaled.
+
+        Examples
+        --------
+        >>> seen = Statistics(2)
+        >>> seen.update(np.float32([[1.0, -3.0]]))
+        >>> seen.scaled(np.array([2.0, 10.0])).second_moment.tolist()
+        [[4.0, -60.0], [-60.0, 900.0]]
+        """
+        factors = np.asarray(factors, dtype=np.float64)
+        if factors.shape != (self.channels,) or not (np.isfinite(factors).all() and (factors > 0).all()):
+            raise ValueError(f"factors must be {self.channels} positive numbers, got shape {factors.shape}")
+        if self.sketch is not None:
+            raise ValueError("quantile sketches cannot be scaled; collect without sketch=True")
+        scaled = Statistics(self.channels, second_moment=False)
+        scaled.count = self.count
+        scaled._sum, scaled._squares = self._sum * factors, self._squares * factors**2
+        narrow = factors.astype(np.float32)
+        scaled.minimum, scaled.maximum = self.minimum * narrow, self.maximum * narrow
+        if self._products is not None:
+            scaled._products = np.asfortranarray(self._products * narrow * narrow[:, None])
+        return scaled
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Named arrays for a safetensors file."""
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "count": np.array([self.count], dtype=np.int64),
             "sum": self._sum,
             "squares": self._squares,
@@ -152,18 +185,21 @@ class Statistics:
         missing = {"count", "sum", "squares", "minimum", "maximum"} - arrays.keys()
         if missing:
             raise ValueError(f"statistics lack {', '.join(sorted(missing))}; the file is damaged")
-        channels = len(arrays["sum"])
+        channels = arrays["sum"].size
         loaded = cls(channels, second_moment="products" in arrays)
-        for key in ("sum", "squares", "minimum", "maximum"):
-            if arrays[key].shape != (channels,):
-                raise ValueError(f"{key} has shape {arrays[key].shape}, expected ({channels},); the file is damaged")
+        for key, array in arrays.items():
+            if key == "sketch":
+                continue
+            shape = {"count": (1,), "products": (channels, channels)}.get(key, (channels,))
+            if array.shape != shape:
+                raise ValueError(f"{key} has shape {array.shape}, not {shape}; the file is damaged")
         loaded.count = int(arrays["count"][0])
-        loaded._sum, loaded._squares = np.array(arrays["sum"]), np.array(arrays["squares"])
-        loaded.minimum, loaded.maximum = np.array(arrays["minimum"]), np.array(arrays["maximum"])
+        loaded._sum = np.array(arrays["sum"], dtype=np.float64)
+        loaded._squares = np.array(arrays["squares"], dtype=np.float64)
+        loaded.minimum = np.array(arrays["minimum"], dtype=np.float32)
+        loaded.maximum = np.array(arrays["maximum"], dtype=np.float32)
         if "products" in arrays:
-            if arrays["products"].shape != (channels, channels):
-                raise ValueError(f"products have shape {arrays['products'].shape}; the file is damaged")
-            loaded._products = np.asfortranarray(arrays["products"])
+            loaded._products = np.array(arrays["products"], dtype=np.float32, order="F")
         if "sketch" in arrays:
             from tercile.quantiles.sketch import ChannelSketch
 

@@ -1,0 +1,8 @@
+"""Transforms: rewrites of a model, in place, that keep its function."""
+
+from tercile.quantization.transforms.batch_norms import fold_batch_norms
+from tercile.quantization.transforms.norms import fold_norms
+from tercile.quantization.transforms.rewrite import Rewrite
+from tercile.quantization.transforms.smoothing import balance, emphasis, smooth
+
+__all__ = ["Rewrite", "balance", "emphasis", "fold_batch_norms", "fold_norms", "smooth"]
