@@ -119,7 +119,7 @@ def test_compress_says_what_came_of_it(ask, compressed, certificate, tmp_path) -
     assert shown.exit_code == 0
     words = " ".join(shown.stdout.replace("│", " ").split())
     for told in (
-        certificate["statement"], "5,925 of 6,000 units kept", "near-duplicate 61", "the same content once more",
+        certificate["statement"], "5,925 of 6,000 units kept", "near-duplicate 61", "the same content once",
         "90.9 MB before, 6.71 MB after: 13.5 times smaller", "passed, yours", "It stopped at rung 39",
         f"tercile verify {tmp_path}", "report.html",
     ):  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,6 +96,15 @@ def model_name(certificate: Mapping[str, Any]) -> str:
     """
     source = str(certificate["original"]["source"])
     return source if ":" in source else source.rstrip("/").rsplit("/", 1)[-1] or source
+
+
+def place(text: str) -> str:
+    """Where a unit came from, its absolute paths cut to the last two parts.
+
+    >>> place("near-duplicate of /usr/lib/tercile/zoo/samples/english.jsonl.gz:17"), place("a/b/c.txt:3")
+    ('near-duplicate of samples/english.jsonl.gz:17', 'a/b/c.txt:3')
+    """
+    return re.sub(r"(?<!\S)(?:/[^/\s]+)+?/(?=[^/\s]+/[^/\s]+(?:\s|$))", "", text)
 
 
 def measured_thing(certificate: Mapping[str, Any]) -> str:

@@ -107,7 +107,7 @@ def _print_selection(console: Console, selection: Row, used: Row) -> None:
 
 
 def _sample(sample: Row) -> Text:
-    told = Text(f"{sample['origin']}: {sample['detail']}", style="dim")
+    told = Text(f"{wording.place(sample['origin'])}: {wording.place(sample['detail'])}", style="dim")
     return told if not sample["excerpt"] else Text.assemble(f"“{sample['excerpt']}”\n", told)
 
 

@@ -53,6 +53,7 @@ def render(folder: str | os.PathLike[str]) -> str:
         bound=wording.bound,
         plain=wording.plain,
         percent=wording.percent,
+        place=wording.place,
     )
     try:
         return environment.from_string(_packaged("page.html.j2")).render(_context(certificate, details))
@@ -121,6 +122,8 @@ def _context(certificate: Mapping[str, Any], details: Mapping[str, Any]) -> dict
         "rungs": [
             {**rung, "p_value": steps.get(rung["rung"], {}).get("p_value")} for rung in details["ladder"]
         ],
+        "worst": [unit for unit in details["worst"] if unit["loss"] > 0],
+        "chosen_nbytes": steps[certificate["rung"]]["nbytes"],
         "losses": losses,
         "wrong": int(losses.sum()) if right_or_wrong else None,
         "quantiles": quantiles(losses),
