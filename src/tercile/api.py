@@ -21,7 +21,7 @@ from tercile.compression import NotCertified, Settings, Source, Verification
 from tercile.compression.batches import cut
 from tercile.compression.package import DESCRIPTION
 from tercile.compression.source import Prepare, open_source
-from tercile.compression.tasks import make_task
+from tercile.compression.tasks import guess_task, make_task, outputs_of
 from tercile.files import read_json
 from tercile.filters.data.example import Content, Example
 from tercile.zoo import find, list_models
@@ -51,12 +51,12 @@ class Model:
 
     def outputs(self, contents: Sequence[Content]) -> np.ndarray:
         """What the model says of each text or array: embeddings (normalised), logits, or next-token logits; float32."""
-        task = make_task(self.source, self.task)
+        outputs = outputs_of(self.source, self.task or guess_task(self.source))
         examples = [Example(content) for content in contents]
         rows: list[np.ndarray] = [np.empty(0)] * len(examples)
         with torch.inference_mode():
             for batch in cut(examples, self.source):
-                for at, row in zip(batch.at, task.outputs(self.module, batch).float().cpu().numpy()):
+                for at, row in zip(batch.at, outputs(self.module, batch).float().cpu().numpy()):
                     rows[at] = row
         return np.stack(rows)
 

@@ -152,9 +152,7 @@ def make_task(source: Source, name: str | None = None, loss: str | Losses | None
     if name is not None and name not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
     task = name or guess_task(source)
-    outputs: Callable[[torch.nn.Module, Batch], Any] = run
-    if task == "embedding":
-        outputs = _Embed(_pooling(source))
+    outputs = outputs_of(source, task)
     if callable(loss) or (isinstance(loss, str) and ":" in loss):
         function = loss if callable(loss) else _import(loss)
         label = loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)
@@ -171,6 +169,11 @@ def make_task(source: Source, name: str | None = None, loss: str | Losses | None
         raise ValueError(f"loss {chosen!r} does not fit task {task!r}; {mend}")
     _, function, description = LOSSES[chosen]
     return Task(task, chosen, description, outputs, function, SMOOTH.get(chosen, function))
+
+
+def outputs_of(source: Source, task: str) -> Callable[[torch.nn.Module, Batch], Any]:
+    """What a task looks at: sentence embeddings for embedding, else what the module says."""
+    return _Embed(_pooling(source)) if task == "embedding" else run
 
 
 @dataclass(frozen=True)
