@@ -27,7 +27,7 @@ def codebook(values: Sequence[float]) -> Grid:
     if len(levels) != len(array):
         repeated = len(array) - len(levels)
         raise ValueError(f"values of a codebook must be distinct in float32, got {repeated} repeated; drop them")
-    return Grid("cb[" + ",".join(f"{float(v):.9g}" for v in levels) + "]", tuple(float(v) for v in levels))
+    return Grid("cb[" + ",".join(str(v).removesuffix(".0") for v in levels) + "]", tuple(float(v) for v in levels))
 
 
 def normal_float() -> Grid:
