@@ -14,4 +14,5 @@ NB_MODULE(_native, module) {
       "Names of the instruction sets that this processor can run, plain first.");
   tercile::bind_quantization(module);
   tercile::bind_packing(module);
+  tercile::bind_kll(module);
 }

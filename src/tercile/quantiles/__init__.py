@@ -10,8 +10,11 @@ from tercile.quantiles.certificate import (
     upper_bound,
     walk,
 )
+from tercile.quantiles.sketch import KLL, KLLColumns
 
 __all__ = [
+    "KLL",
+    "KLLColumns",
     "Step",
     "fixed_sequence",
     "p_value",

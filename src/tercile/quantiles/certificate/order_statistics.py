@@ -63,4 +63,3 @@ def quantile_p_value(losses: ArrayLike, max_loss: float, q: float) -> float:
     values = checked_losses(losses)
     max_loss, q = checked_fraction(max_loss, "max_loss"), checked_fraction(q, "q")
     return binomial_survival(int(np.count_nonzero(values <= max_loss)), values.size, q)
-
