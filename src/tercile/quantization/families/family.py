@@ -20,7 +20,7 @@ class Layer:
     Attributes
     ----------
     name, kind
-        Module name, and what the module is.
+        Module name, empty if the model is itself the layer, and what the module is.
     shape
         Shape of its weight.
     """
@@ -32,7 +32,7 @@ class Layer:
     @property
     def parameter(self) -> str:
         """Name of its weight in the state dict."""
-        return f"{self.name}.weight"
+        return f"{self.name}.weight" if self.name else "weight"
 
     @property
     def size(self) -> int:
