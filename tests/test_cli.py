@@ -313,7 +313,7 @@ def test_bars_on_a_terminal_show_stage_count_and_end() -> None:
             tell(f"certifying, step {step} of at most 3", 500, 1000)
     last = screen.getvalue()
     assert "reading" in last and "certifying, step 2 of at most 3" in last
-    assert "1,000 of 1,000" in last and "✓" in last
+    assert "1,000 of 1,000" in last and "4 of 4" in last and "✓" in last
 
 
 def test_lines_elsewhere_are_one_a_stage_and_plain() -> None:

@@ -86,16 +86,16 @@ class _Bars:
 
     def tell(self, stage: str, done: int, total: int | None) -> None:
         kind = _kind(stage)
-        if self._current is None or self._current[0] != kind:
+        if self._current is not None and self._current[0] != kind:
             self.finish()
-            if kind not in self._bars:
-                self._bars[kind] = self._progress.add_task(stage, total=total)
-        bar = self._bars[kind]
-        if self._current != (kind, stage):
-            # Within a bar that is shared, every stage is timed anew.
-            self._progress.reset(bar, total=total, description=stage)
-            self._current = (kind, stage)
-        self._progress.update(bar, completed=done, total=total)
+        if kind not in self._bars:
+            self._bars[kind] = self._progress.add_task(stage, total=total)
+        elif self._current != (kind, stage):
+            # A shared bar adds up the time that went by. The speed, and so the time left, is measured anew,
+            # which rich does when the total changes.
+            self._progress.update(self._bars[kind], description=stage, completed=0, total=(total or 0) + 1)
+        self._current = (kind, stage)
+        self._progress.update(self._bars[kind], completed=done, total=total)
 
     def finish(self) -> None:
         if self._current is None:
