@@ -27,8 +27,12 @@ class Kll {
  public:
   Kll(int k, std::uint64_t seed) : k_(k), random_(seed), levels_(1) {
     if (k < 8 || k > 65535) throw std::invalid_argument("k must be 8 to 65535, got " + std::to_string(k));
-    depth_ = 2;
-    for (double capacity = k; capacity * (2.0 / 3.0) >= kSmallest; capacity *= 2.0 / 3.0) ++depth_;
+    double capacity = k;
+    for (auto& c : capacities_) {
+      c = std::max<std::size_t>(kSmallest, static_cast<std::size_t>(std::ceil(capacity)));
+      capacity *= 2.0 / 3.0;
+      if (capacity >= kSmallest) ++depth_;
+    }
   }
 
   int k() const { return k_; }
@@ -119,7 +123,7 @@ class Kll {
     // What is lighter than an item of the bottom level goes through the sampler, once all levels are in order again.
     const int settled = std::min(shift_, static_cast<int>(copy.levels_.size()));
     for (int h = copy.shift_; h < settled; ++h)
-      for (double v : copy.levels_[h]) insert(v, std::uint64_t{1} << h);
+      for (double v : copy.levels_[h]) sample(v, std::uint64_t{1} << h);
     if (copy.pending_weight_ > 0) insert(copy.pending_, copy.pending_weight_);
     compress();
   }
@@ -223,10 +227,7 @@ class Kll {
     maximum_ = count_ == 0 ? high : std::max(maximum_, high);
   }
 
-  std::size_t capacity(std::size_t level) const {
-    const double below = static_cast<double>(levels_.size() - 1 - level);
-    return std::max<std::size_t>(kSmallest, static_cast<std::size_t>(std::ceil(k_ * std::pow(2.0 / 3.0, below))));
-  }
+  std::size_t capacity(std::size_t level) const { return capacities_[levels_.size() - 1 - level]; }
 
   // The bottom is where everything enters: a longer buffer there makes for fewer, larger sorts.
   std::size_t bottom_capacity() const { return std::max<std::size_t>(capacity(shift_), 64); }
@@ -315,6 +316,7 @@ class Kll {
   std::uint64_t count_ = 0, pending_weight_ = 0, random_;
   double pending_ = 0.0, minimum_ = std::numeric_limits<double>::quiet_NaN(),
          maximum_ = std::numeric_limits<double>::quiet_NaN(), variance_ = 0.0;
+  std::size_t capacities_[kMostLevels + 4];  // from the top level down
   std::vector<std::vector<double>> levels_;
 };
 

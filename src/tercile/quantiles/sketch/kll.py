@@ -6,7 +6,7 @@ How it works is told at the top of native/kll.cpp. Here: what goes in and out, a
 from __future__ import annotations
 
 import math
-import secrets
+import os
 import struct
 import zlib
 from typing import Any
@@ -228,7 +228,7 @@ class KLL:
 
 def _seed(random_state: int | None) -> int:
     if random_state is None:
-        return secrets.randbits(64)
+        return int.from_bytes(os.urandom(8), "little")
     if isinstance(random_state, bool) or not isinstance(random_state, (int, np.integer)):
         raise TypeError(f"random_state must be an integer or None, got {random_state!r}")
     return int(random_state) % 2**64
