@@ -34,7 +34,8 @@ def spelling(grid: str, cut: str, form: str) -> str:
 
 
 EVERY_SCHEME = [spelling(*parts) for parts in itertools.product(GRIDS, CUTS, FORMATS)]
-SOME_SCHEMES = ["int4-g7-asym", "int2-channel", "nf4-g64-bf16", "ternary-t3x5-k6", "fp8-e4m3-tensor-f32", "int3-g8-asym-k6"]
+SOME_SCHEMES = ["int4-g7-asym", "int2-channel", "nf4-g64-bf16", "ternary-t3x5-k6", "fp8-e4m3-tensor-f32",
+                "int3-g8-asym-k6"]  # fmt: skip
 
 
 @cache

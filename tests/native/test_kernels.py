@@ -105,7 +105,8 @@ def test_range_errors_against_numpy_in_float64() -> None:
     for name in ("int4", "uint4", "nf4", "fp8-e4m3", "cb[-1,0,5]"):
         grid = grids.parse(name)
         x, scale = rng.normal(size=(5, 50)).astype(np.float32), rng.normal(size=(5, 33)).astype(np.float32)
-        offset, weight = rng.normal(size=scale.shape).astype(np.float32), rng.exponential(size=x.shape).astype(np.float32)
+        offset = rng.normal(size=scale.shape).astype(np.float32)
+        weight = rng.exponential(size=x.shape).astype(np.float32)
         scale[:, 5] = 0
         errors = np.empty_like(scale)
         _native.range_errors(x, weight, scale, offset, grid.native, errors)

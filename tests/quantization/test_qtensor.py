@@ -76,7 +76,7 @@ def test_a_scale_that_stands_for_no_finite_number_is_refused(spelling: str, key:
     _, stored = made(spelling)
     arrays = {k: v.copy() for k, v in stored.to_arrays("w").items()}
     arrays[f"w.{key}"].reshape(-1)[0] = value
-    with pytest.raises(ValueError, match="w: scales of .* the file is damaged"):
+    with pytest.raises(ValueError, match=r"w: scales of .* the file is damaged"):
         QTensor.from_arrays("w", stored.scheme, stored.shape, arrays)
 
 

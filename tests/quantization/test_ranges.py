@@ -13,9 +13,10 @@ from tercile.quantization.ranges import min_max, mse, quantile
 SPELLINGS = [
     f"{grid}-{cut}{tail}"
     for (grid, tail), cut in itertools.product(
-        [("int4", "-f32"), ("int2", ""), ("int1", "-bf16"), ("int4", "-asym"), ("int2", "-asym-f32"), ("int3", "-asym-k6"),
-         ("int4", "-asym-e8m0"), ("nf4", "-f32"), ("fp8-e4m3", ""), ("fp4-e2m1", "-e8m0"), ("fp4-e2m1", "-e4m3"),
-         ("ternary", ""), ("sign", "-f32"), ("pot4", "-k6"), ("cb[0,1,3]", ""), ("cb[-2,-1]", ""), ("cb[-1,0]", "-f32")],
+        [("int4", "-f32"), ("int2", ""), ("int1", "-bf16"), ("int4", "-asym"), ("int2", "-asym-f32"),
+         ("int3", "-asym-k6"), ("int4", "-asym-e8m0"), ("nf4", "-f32"), ("fp8-e4m3", ""), ("fp4-e2m1", "-e8m0"),
+         ("fp4-e2m1", "-e4m3"), ("ternary", ""), ("sign", "-f32"), ("pot4", "-k6"), ("cb[0,1,3]", ""),
+         ("cb[-2,-1]", ""), ("cb[-1,0]", "-f32")],
         ["g16", "t3x7"],
     )
 ]  # fmt: skip
@@ -41,12 +42,12 @@ def test_the_search_is_never_worse_than_min_max(spelling: str) -> None:
     assert weighted <= slack * error(x, scheme, min_max(x, scheme), importance) * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("spelling", ["int4-channel-f32", "int2-channel-f32", "nf4-channel-f32", "ternary-channel-f32",
-                                      "sign-channel-f32", "fp4-e2m1-channel-f32", "cb[-1,0,2]-channel-f32"])  # fmt: skip
-def test_symmetric_search_comes_within_a_percent_of_brute_force(spelling: str) -> None:
-    scheme, x = Scheme.parse(spelling), values(2, (12, 64))
+@pytest.mark.parametrize("grid", ["int4", "int2", "nf4", "ternary", "sign", "fp4-e2m1", "cb[-1,0,2]"])
+def test_symmetric_search_comes_within_a_percent_of_brute_force(grid: str) -> None:
+    scheme, x = Scheme.parse(f"{grid}-channel-f32"), values(2, (12, 64))
     importance = np.random.default_rng(3).exponential(size=64)
-    found = ((QTensor.quantize(x, scheme, mse(x, scheme, importance)).dequantize() - x) ** 2 * importance).sum(axis=1)
+    stored = QTensor.quantize(x, scheme, mse(x, scheme, importance))
+    found = ((stored.dequantize() - x) ** 2 * importance).sum(axis=1)
     best = np.full(len(x), np.inf)
     for share in np.linspace(0.02, 1.1, 400):
         for sign in (1, -1):
@@ -74,7 +75,8 @@ def test_min_max_clips_nothing() -> None:
     for spelling in ("int4-g16-f32", "int4-g16-asym-f32", "nf4-t3x7-f32", "fp8-e5m2-tensor-f32"):
         scheme = Scheme.parse(spelling)
         made = min_max(x, scheme)
-        ends = [scheme.blocks.spread(made.scale * level + made.offset, x.shape) for level in scheme.grid.levels[[0, -1]]]
+        reach = (made.scale * level + made.offset for level in scheme.grid.levels[[0, -1]])
+        ends = [scheme.blocks.spread(each, x.shape) for each in reach]
         step = np.broadcast_to(scheme.blocks.spread(made.scale, x.shape), x.shape)
         slack = 0.501 * step if scheme.asymmetric else 1e-5  # the zero point is rounded
         assert (x >= ends[0] - slack).all() and (x <= ends[1] + slack).all()
@@ -126,7 +128,7 @@ def test_constant_blocks_are_kept(estimate, constant: float) -> None:
 @pytest.mark.parametrize("estimate", [min_max, quantile, mse])
 @pytest.mark.parametrize(
     "x, message",
-    [(np.zeros((0, 4)), r"empty \(shape \(0, 4\)\)"), ([[1, np.nan]], "NaN or infinity"), ([[np.inf, 1]], "NaN or infinity")],
+    [(np.zeros((0, 4)), r"empty \(shape \(0, 4\)\)"), ([[1, np.nan]], "NaN or inf"), ([[np.inf, 1]], "NaN or inf")],
 )
 def test_bad_values_are_refused(estimate, x, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -48,10 +48,10 @@ def test_asymmetric_spellings_go_both_ways(bits: int, cut: str, form: str) -> No
 @pytest.mark.parametrize("grid", SYMMETRIC + [f"int{b}-asym" for b in range(1, 9)])
 def test_bits_per_weight_is_what_a_tensor_stores(grid: str) -> None:
     rng = np.random.default_rng(0)
-    name, _, asym = grid.partition("-asym") if grid.endswith("-asym") else (grid, "", "")
+    name, asym = grid.removesuffix("-asym"), "-asym" * grid.endswith("-asym")
     for number, (cut, form) in enumerate(itertools.product(CUTS, FORMATS)):
         shape = [(5, 37), (1, 64), (17,), (3, 2, 3, 3)][number % 4]
-        scheme = Scheme.parse(f"{name}-{cut}{'-asym' if grid.endswith('-asym') else ''}-{form}")
+        scheme = Scheme.parse(f"{name}-{cut}{asym}-{form}")
         x = rng.normal(size=shape).astype(np.float32)
         stored = QTensor.quantize(x, scheme, ranges.min_max(x, scheme))
         assert stored.nbytes == scheme.nbytes(shape) == sum(a.nbytes for a in stored.to_arrays("x").values())
