@@ -161,8 +161,10 @@ def main() -> None:
         "",
         *lines,
         "",
-        f"KLLColumns, batches of (4096, 1536) float32: first {1e3 * first:.0f} ms, mean of 40 {1e3 * mean:.0f} ms "
-        f"at best; {wide['bytes'] / 1e6:.1f} MB, error bound {wide['error bound']:.3f}.",
+        "KLLColumns, batches of (4096, 1536) float32: "
+        f"first {1e3 * first:.0f} ms, "
+        f"mean of 40 {1e3 * mean:.0f} ms at best; {wide['bytes'] / 1e6:.1f} MB, "
+        f"error bound {wide['error bound']:.3f}.",
         "",
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)

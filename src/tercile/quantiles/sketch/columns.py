@@ -11,23 +11,15 @@ most a quarter of its square.
 from __future__ import annotations
 
 import math
-import struct
-import zlib
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tercile.quantiles.sketch.columns_format import Matrix, State, pack, unpack
 from tercile.quantiles.sketch.kll import SUB_GAUSSIAN_99, _seed
 
-_MAGIC = b"TKLC"
-_VERSION = 1
 _SMALLEST = 8
-_MOST_LEVELS = 50
-_META = 8  # numbers in `meta` before the level sizes
-
-Matrix = NDArray[np.float32]
 
 
 class KLLColumns:
@@ -179,96 +171,29 @@ class KLLColumns:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The state as arrays that safetensors can store: "items", "ends" (float32), "meta" (int64)."""
-        sizes = [level.shape[1] for level in self._levels]
-        numbers = [
-            _VERSION,
-            self.k,
-            self._shift,
-            self.count,
-            self._pending_weight,
-            self._random,
-            0,
-            len(sizes),
-        ]
-        meta = np.array(numbers + sizes, dtype=np.uint64)
-        meta[6] = np.float64(self._variance).view(np.uint64)
-        return {
-            "items": np.concatenate(self._levels, axis=1),
-            "ends": np.stack([self.minimum, self.maximum, self._pending]),
-            "meta": meta.view(np.int64),
-        }
+        ends = np.stack([self.minimum, self.maximum, self._pending])
+        weight, random = self._pending_weight, self._random
+        state = State(self.k, self._shift, self.count, weight, random, self._variance, ends, self._levels)
+        return state.to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> KLLColumns:
         """Read what `to_arrays` gave. Raises ValueError for arrays that no sketch could have given."""
-        try:
-            items, ends, meta = arrays["items"], arrays["ends"], arrays["meta"].view(np.uint64)
-        except (KeyError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"arrays must be items, ends and meta as to_arrays gives them ({error})"
-            ) from None
-        if meta.ndim != 1 or meta.size < _META or items.ndim != 2 or ends.shape != (3, items.shape[0]):
-            raise ValueError(
-                "arrays must be items, ends and meta as to_arrays gives them; their shapes do not fit"
-            )
-        version, k, shift, count, weight, random, _, levels = (int(v) for v in meta[:_META])
-        if version != _VERSION:
-            raise ValueError(f"arrays have version {version}, not {_VERSION} or below; upgrade tercile")
-        sizes = [int(v) for v in meta[_META:]]
-        damaged = ValueError("arrays are damaged: the sizes in meta do not fit")
-        if not (1 <= levels <= _MOST_LEVELS and len(sizes) == levels and shift < levels and 8 <= k <= 65535):
-            raise damaged
-        if sum(sizes) != items.shape[1] or any(sizes[:shift]) or weight >= 1 << shift:
-            raise damaged
-        if sum(size << level for level, size in enumerate(sizes)) + weight != count:
-            raise damaged
-        if items.dtype != np.float32 or ends.dtype != np.float32:
-            raise ValueError("arrays are damaged: items and ends must be float32")
-        sketch = cls(items.shape[0], k, random_state=random)
-        sketch.count, sketch._shift, sketch._pending_weight = count, shift, weight
-        sketch._variance = float(meta[6:7].view(np.float64)[0])
-        sketch.minimum, sketch.maximum, sketch._pending = (np.array(row) for row in ends)
-        within = (items >= sketch.minimum[:, None]) & (items <= sketch.maximum[:, None])
-        if not within.all() or not (math.isfinite(sketch._variance) and sketch._variance >= 0.0):
-            raise ValueError("arrays are damaged: values outside their own minimum and maximum")
-        edges = np.cumsum([0, *sizes])
-        sketch._levels = [np.array(items[:, a:b]) for a, b in pairwise(edges)]
+        state = State.from_arrays(arrays)
+        sketch = cls(state.ends.shape[1], state.k, random_state=state.random)
+        sketch.count, sketch._shift, sketch._levels = state.count, state.shift, state.levels
+        sketch._pending_weight, sketch._variance = state.pending_weight, state.variance
+        sketch.minimum, sketch.maximum, sketch._pending = (np.array(row) for row in state.ends)
         return sketch
 
     def to_bytes(self) -> bytes:
         """The whole state with a version and a checksum."""
-        arrays = self.to_arrays()
-        head = struct.pack("<QQ", self.channels, arrays["meta"].size)
-        body = head + b"".join(arrays[name].tobytes() for name in ("meta", "ends", "items"))
-        return _MAGIC + struct.pack("<BI", _VERSION, zlib.crc32(body)) + body
+        return pack(self.to_arrays())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> KLLColumns:
         """Read what `to_bytes` wrote; ValueError if newer, truncated or damaged."""
-        data = bytes(data)
-        if len(data) < 25 or data[:4] != _MAGIC:
-            raise ValueError("data is no KLLColumns sketch, or its start is cut off")
-        version, checksum = struct.unpack_from("<BI", data, 4)
-        if version != _VERSION:
-            raise ValueError(f"data has format version {version}, not {_VERSION} or below; upgrade tercile")
-        body = data[9:]
-        if zlib.crc32(body) != checksum:
-            raise ValueError("data is truncated or damaged: its checksum does not match")
-        channels, length = struct.unpack_from("<QQ", body)
-        floats = (len(body) - 16 - 8 * length) // 4
-        if (
-            floats < 3 * channels
-            or 16 + 8 * length + 4 * floats != len(body)
-            or channels < 1
-            or floats % channels
-        ):
-            raise ValueError("data is damaged: its sizes do not fit")
-        meta = np.frombuffer(body, np.int64, length, 16)
-        values = np.frombuffer(body, np.float32, floats, 16 + 8 * length)
-        ends = values[: 3 * channels].reshape(3, channels)
-        return cls.from_arrays(
-            {"meta": meta, "ends": ends, "items": values[3 * channels :].reshape(channels, -1)}
-        )
+        return cls.from_arrays(unpack(data))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return KLLColumns.from_bytes, (self.to_bytes(),)
