@@ -66,6 +66,15 @@ def qwen():
     return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES, **TEXT, num_key_value_heads=1))
 
 
+def mistral():
+    return transformers.MistralForCausalLM(transformers.MistralConfig(**SIZES, **TEXT, num_key_value_heads=2))
+
+
+def qwen3():
+    config = transformers.Qwen3Config(**SIZES, **TEXT, num_key_value_heads=1, head_dim=8)
+    return transformers.Qwen3ForCausalLM(config)
+
+
 def vit(kind=transformers.ViTForImageClassification, **more):
     return kind(transformers.ViTConfig(**SIZES, image_size=28, patch_size=7, num_channels=1, **more))
 
@@ -80,6 +89,8 @@ MODELS = {
     "llama, tied head": (lambda: llama(tie_word_embeddings=True), tokens),
     "llama, no head": (lambda: llama(transformers.LlamaModel), tokens),
     "qwen": (qwen, tokens),
+    "qwen3": (qwen3, tokens),
+    "mistral": (mistral, tokens),
     "vit": (vit, lambda: pictures("pixel_values")),
     "vit, no query bias": (lambda: vit(qkv_bias=False), lambda: pictures("pixel_values")),
     "vit, no head, relu": (
@@ -95,7 +106,7 @@ MODELS = {
     ),
 }
 # RMSNorm and rotary embeddings compute in float32 whatever the model's type.
-TIGHT = {"llama": 2e-6, "qwen": 2e-6}
+TIGHT = dict.fromkeys(["llama", "qwen", "qwen3", "mistral"], 2e-6)
 
 TRANSFORMS = {
     name: function

