@@ -257,8 +257,18 @@ def main() -> None:
         "",
         f"Over {draws} samples each; the peer over 10.",
         "",
-        *table(rows, "width", ["betting", "binomial", "hoeffding-bentkus", "empirical-bernstein", "hoeffding",
-                               *(["confseq betting"] if peer else [])]),
+        *table(
+            rows,
+            "width",
+            [
+                "betting",
+                "binomial",
+                "hoeffding-bentkus",
+                "empirical-bernstein",
+                "hoeffding",
+                *(["confseq betting"] if peer else []),
+            ],
+        ),
         "",
     ]
     (arguments.out / "certificate.md").write_text("\n".join(lines))
