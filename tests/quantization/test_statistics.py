@@ -111,6 +111,9 @@ def test_damaged_arrays_are_refused():
     for key in ("count", "sum", "squares", "minimum", "maximum"):
         with pytest.raises(ValueError, match=f"lack {key}"):
             Statistics.from_arrays({name: array for name, array in arrays.items() if name != key})
+    other = filled(data(channels=3), sketch=True).to_arrays()["sketch"]
+    with pytest.raises(ValueError, match="sketch has 3 channels, not 7"):
+        Statistics.from_arrays(arrays | {"sketch": other})
     for key in ("squares", "products", "minimum"):
         with pytest.raises(ValueError, match=f"{key} has shape .* damaged"):
             Statistics.from_arrays(arrays | {key: arrays[key][:-1]})
@@ -127,6 +130,30 @@ def test_scaled_statistics_are_those_of_scaled_inputs():
     np.testing.assert_allclose(scaled.maximum, expected.maximum, rtol=1e-6)
     with pytest.raises(ValueError, match="7 positive"):
         filled(x).scaled(-factors)
+
+
+def test_quantiles_of_every_channel_are_within_the_sketch_s_bound():
+    x = data(rows=5000)
+    parts = [filled(part, sketch=True) for part in np.array_split(x, 7)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged | part
+    stored = Statistics.from_arrays(merged.to_arrays())
+    factors = np.linspace(0.5, 8, 7)
+    for statistics, values in (
+        (filled(x, sketch=True), x),
+        (stored, x),
+        (stored.scaled(factors), x * factors),
+    ):
+        assert statistics.sketch is not None and statistics.sketch.count == 5000
+        for q in (0.01, 0.25, 0.5, 0.9, 0.999):
+            rank = (values <= statistics.sketch.quantile(q)).mean(axis=0)
+            assert np.abs(rank - q).max() <= 1.5 * statistics.sketch.error_bound + 1 / 5000
+
+
+def test_sketches_of_the_same_data_are_the_same_bytes():
+    first, second = (filled(data(rows=5000), sketch=True).to_arrays()["sketch"] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_without_a_second_moment_all_else_is_the_same():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tercile.quantization.statistics import Statistics
 FORMAT = "tercile statistics 1"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Shelf:
     """A folder of Statistics that belong to one model and one set of batches.
 
@@ -108,5 +108,12 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(f"[{len(value)}".encode())
         for each in value:
             _add(digest, each)
+    elif dataclasses.is_dataclass(value):
+        digest.update(type(value).__qualname__.encode())
+        for part in dataclasses.fields(value):
+            _add(digest, getattr(value, part.name))
+    elif hasattr(value, "__array_interface__"):  # pictures
+        _add(digest, np.asarray(value))
     else:
+        # An object without a repr of its own says where it is in memory: then nothing is taken for known.
         digest.update(repr(value).encode())

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.linalg import blas
 
+from tercile.quantiles.sketch import KLLColumns
+
+SEED = 0  # of the quantile sketches: the same data gives the same Statistics
+
 
 class Statistics:
     """Count, mean, second moment, extremes and quantiles of the `channels` inputs of a layer.
@@ -22,7 +26,7 @@ class Statistics:
     second_moment
         Keep X'X, which is channels x channels float32. Without it only its diagonal is kept.
     sketch
-        Keep a quantile sketch a channel.
+        Keep a quantile sketch a channel, see `KLLColumns`, in the attribute of that name.
 
     Examples
     --------
@@ -47,11 +51,7 @@ class Statistics:
             self._products = np.zeros((channels, channels), dtype=np.float32, order="F")
         self.minimum = np.full(channels, np.inf, dtype=np.float32)
         self.maximum = np.full(channels, -np.inf, dtype=np.float32)
-        self.sketch = None
-        if sketch:
-            from tercile.quantiles.sketch import ChannelSketch
-
-            self.sketch = ChannelSketch(channels)
+        self.sketch = KLLColumns(channels, random_state=SEED) if sketch else None
 
     def update(self, x: np.ndarray) -> None:
         """Adds rows of inputs, (n, channels), read as float32.
@@ -121,11 +121,11 @@ class Statistics:
         merged.count = self.count + other.count
         merged._sum = self._sum + other._sum
         merged._squares = self._squares + other._squares
-        if self._products is not None:
+        if self._products is not None and other._products is not None:
             merged._products = np.asfortranarray(self._products + other._products)
         merged.minimum = np.minimum(self.minimum, other.minimum)
         merged.maximum = np.maximum(self.maximum, other.maximum)
-        if self.sketch is not None:
+        if self.sketch is not None and other.sketch is not None:
             merged.sketch = self.sketch | other.sketch
         return merged
 
@@ -135,7 +135,7 @@ class Statistics:
         Raises
         ------
         ValueError
-            If a factor is not positive, or quantile sketches are kept, which cannot be scaled.
+            If a factor is not positive.
 
         Examples
         --------
@@ -147,8 +147,6 @@ class Statistics:
         factors = np.asarray(factors, dtype=np.float64)
         if factors.shape != (self.channels,) or not (np.isfinite(factors).all() and (factors > 0).all()):
             raise ValueError(f"factors must be {self.channels} positive numbers, got shape {factors.shape}")
-        if self.sketch is not None:
-            raise ValueError("quantile sketches cannot be scaled; collect without sketch=True")
         scaled = Statistics(self.channels, second_moment=False)
         scaled.count = self.count
         scaled._sum, scaled._squares = self._sum * factors, self._squares * factors**2
@@ -156,6 +154,11 @@ class Statistics:
         scaled.minimum, scaled.maximum = self.minimum * narrow, self.maximum * narrow
         if self._products is not None:
             scaled._products = np.asfortranarray(self._products * narrow * narrow[:, None])
+        if self.sketch is not None:
+            # A positive factor keeps the order of a channel's values, which is all that a sketch goes by.
+            kept = self.sketch.to_arrays()
+            kept["items"], kept["ends"] = kept["items"] * narrow[:, None], kept["ends"] * narrow
+            scaled.sketch = KLLColumns.from_arrays(kept)
         return scaled
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -201,7 +204,9 @@ class Statistics:
         if "products" in arrays:
             loaded._products = np.array(arrays["products"], dtype=np.float32, order="F")
         if "sketch" in arrays:
-            from tercile.quantiles.sketch import ChannelSketch
-
-            loaded.sketch = ChannelSketch.from_bytes(arrays["sketch"].tobytes())
+            loaded.sketch = KLLColumns.from_bytes(arrays["sketch"].tobytes())
+            if loaded.sketch.channels != channels:
+                raise ValueError(
+                    f"sketch has {loaded.sketch.channels} channels, not {channels}; the file is damaged"
+                )
         return loaded
