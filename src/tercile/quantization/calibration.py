@@ -12,7 +12,7 @@ in `PACK_BYTES`: one pass for a small model, one a block for a huge one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tercile.quantization.block_inputs import Batch, BlockInputs, Forward, answering, inputs_of, quiet
 from tercile.quantization.calibration_files import Shelf, fingerprint
 from tercile.quantization.families import Block, Family
 from tercile.quantization.layer_inputs import Recorder, columns
@@ -29,8 +30,6 @@ from tercile.quantization.statistics import Statistics
 PACK_BYTES = 1 << 29
 OUTSIDE = "outside"
 
-Batch = Any
-Forward = Callable[[nn.Module, Batch], Any]
 Keep = Callable[[Batch], torch.Tensor]
 Progress = Callable[[int, int], None]
 
@@ -145,28 +144,17 @@ def count_rows(
         for name in counts
     ]
     try:
-        with _quiet(model):
+        with quiet(model):
             for batch in batches:
                 mask = None if keep is None else _mask(keep(batch))
                 if family.sequential:
-                    _inputs_of(model, family.blocks[0].name, forward, batch)
+                    inputs_of(model, family.blocks[0].name, forward, batch)
                 else:
                     forward(model, batch)
     finally:
         for handle in handles:
             handle.remove()
     return counts
-
-
-@dataclass
-class _State:
-    """Inputs of the next block for one batch: hidden states, on the CPU, and the other arguments."""
-
-    hidden: torch.Tensor
-    device: torch.device
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    in_tuple: bool = False
 
 
 @dataclass
@@ -257,18 +245,18 @@ class _Run:
         if self.progress is not None:
             self.progress(self.done, self.steps)
 
-    def _capture(self) -> list[_State]:
+    def _capture(self) -> list[BlockInputs]:
         states = []
-        with _quiet(self.model):
+        with quiet(self.model):
             for batch in self.batches:
-                states.append(_inputs_of(self.model, self.family.blocks[0].name, self.forward, batch))
+                states.append(inputs_of(self.model, self.family.blocks[0].name, self.forward, batch))
                 self._step()
         return states
 
-    def _advance(self, block: Block, states: list[_State], recorder: Recorder | None) -> None:
+    def _advance(self, block: Block, states: list[BlockInputs], recorder: Recorder | None) -> None:
         """Runs a block on all batches, putting its outputs in place of its inputs."""
         module = self.model.get_submodule(block.name)
-        with _quiet(self.model), (recorder or Recorder({})).attached():
+        with quiet(self.model), (recorder or Recorder({})).attached():
             for state, mask in zip(states, self.masks, strict=True):
                 if recorder is not None:
                     recorder.mask = mask
@@ -277,19 +265,19 @@ class _Run:
                 state.hidden = (out[0] if state.in_tuple else out).cpu()
                 self._step()
 
-    def _finish(self, states: list[_State], recorder: Recorder) -> None:
+    def _finish(self, states: list[BlockInputs], recorder: Recorder) -> None:
         """Runs what is outside the blocks: the model, with the last block's output for every block's."""
         modules = [self.model.get_submodule(block.name) for block in self.family.blocks]
-        with _quiet(self.model), recorder.attached():
+        with quiet(self.model), recorder.attached():
             for batch, state, mask in zip(self.batches, states, self.masks, strict=True):
                 recorder.mask = mask
                 hidden = state.hidden.to(state.device)
-                with _answering(modules, (hidden,) if state.in_tuple else hidden):
+                with answering(modules, (hidden,) if state.in_tuple else hidden):
                     self.forward(self.model, batch)
                 self._step()
 
     def _watch(self, recorders: list[Recorder]) -> None:
-        with _quiet(self.model):
+        with quiet(self.model):
             for batch, mask in zip(self.batches, self.masks, strict=True):
                 self._watch_batch(recorders, batch, mask)
                 self._step()
@@ -300,49 +288,6 @@ class _Run:
                 recorder.mask = mask
                 stack.enter_context(recorder.attached())
             self.forward(self.model, batch)
-
-
-class _Stop(Exception):
-    """The first block was reached."""
-
-
-def _inputs_of(model: nn.Module, name: str, forward: Forward, batch: Batch) -> _State:
-    """What a block is called with, found by running the model until it is called."""
-    captured: list[_State] = []
-
-    def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Old keys and values serve generation only, and would grow with every block.
-        kwargs = {
-            key: None if hasattr(value, "get_seq_length") else False if key == "use_cache" else value
-            for key, value in kwargs.items()
-        }
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        captured.append(_State(hidden.detach().cpu(), hidden.device, args[1:], kwargs))
-        raise _Stop
-
-    handle = model.get_submodule(name).register_forward_pre_hook(capture, with_kwargs=True)
-    try:
-        forward(model, batch)
-    except _Stop:
-        return captured[0]
-    finally:
-        handle.remove()
-    raise ValueError(f"forward never called block {name}; it must run the model on the batch it is given")
-
-
-@contextmanager
-def _answering(modules: Sequence[nn.Module], answer: Any) -> Iterator[None]:
-    """Has modules give out an answer without working, and afterwards work as they did."""
-    before = [vars(module).get("forward") for module in modules]
-    try:
-        for module in modules:
-            module.forward = lambda *args, **kwargs: answer
-        yield
-    finally:
-        for module, forward in zip(modules, before, strict=True):
-            del module.forward
-            if forward is not None:  # somebody had put another one there before
-                module.forward = forward
 
 
 def _mask(given: Any) -> torch.Tensor:
@@ -363,16 +308,3 @@ def _packs(sizes: list[int]) -> list[list[int]]:
         packs[-1].append(index)
         room -= size
     return packs
-
-
-@contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and afterwards every module as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
