@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def one_thread(run: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Runs a function with one torch thread: on a network this small, more of them mostly wait for each other."""
+    """Runs a function with one torch thread: on a network this small, several mostly wait for each other."""
 
     @wraps(run)
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:

@@ -25,8 +25,8 @@ PAPER = paper(
     "layerwise_ip", authors="Hubara, Nahshan, Hanani, Banner, Soudry", year=2020, source="arXiv:2006.10518"
 )
 MEASURED_ON = (
-    "the zoo's digits-cnn with batch norms folded, weights (by channel) and inputs (by tensor) of every layer "
-    "at 4 bits, of the first and the last at 8: accuracy on 1,250 held-out MNIST digits, and mean KL "
+    "the zoo's digits-cnn with batch norms folded, weights (by channel) and inputs (by tensor) of every "
+    "layer at 4 bits, of the first and the last at 8: accuracy on 1,250 held-out MNIST digits, and mean KL "
     "divergence of the class probabilities from the float network's"
 )
 BASELINE = (
