@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -38,17 +38,16 @@ def folded_network() -> nn.Module:
     """The zoo's digits-cnn in eval mode, each batch norm folded into the convolution before it."""
     model = build()
     for convolution, norm in batch_norm_pairs(model):
-        fused = fuse_conv_bn_eval(model.get_submodule(convolution), model.get_submodule(norm))
-        model.set_submodule(convolution, fused)
+        before, after = model.get_submodule(convolution), model.get_submodule(norm)
+        assert isinstance(before, nn.Conv2d) and isinstance(after, nn.BatchNorm2d)
+        model.set_submodule(convolution, fuse_conv_bn_eval(before, after))
         model.set_submodule(norm, nn.Identity())
     return model.requires_grad_(False)
 
 
-def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+def layers_of(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     """Convolutions and linear layers by name, in order."""
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-    }
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
 
 
 def pictures(part: int, parts: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -62,12 +61,7 @@ def pictures(part: int, parts: int) -> tuple[torch.Tensor, np.ndarray]:
     return torch.from_numpy(images[chosen]).float() / 255, labels[chosen]
 
 
-def batches(images: torch.Tensor, size: int = 100) -> Iterator[torch.Tensor]:
-    """The pictures in order, `size` at a time."""
-    return iter(images.split(size))
-
-
 @torch.no_grad()
 def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits (n, 10), a batch at a time."""
-    return torch.cat([model(batch) for batch in batches(images)])
+    """Logits (n, 10), a hundred pictures at a time."""
+    return torch.cat([model(images[start : start + 100]) for start in range(0, len(images), 100)])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, unfold
 
-from tercile.papers import Check, Measured, Size, paper
+from tercile.papers import Check, Size, paper
 from tercile.papers.digits_network import folded_network, layers_of, logits, one_thread, pictures
 from tercile.quantization import QTensor, Ranges, Scheme
 from tercile.quantization.allocation import SensitivityTable, allocate
@@ -21,9 +21,7 @@ from tercile.quantization.solvers.adaquant import adaquant
 from tercile.quantization.solvers.bias_tuning import tune_biases
 from tercile.quantization.statistics import Statistics
 
-PAPER = paper(
-    "layerwise_ip", authors="Hubara, Nahshan, Hanani, Banner, Soudry", year=2020, source="arXiv:2006.10518"
-)
+PAPER = paper("layerwise_ip", authors="Hubara, Nahshan, Hanani, Banner, Soudry", year=2020, source="arXiv:2006.10518")
 MEASURED_ON = (
     "the zoo's digits-cnn with batch norms folded, weights (by channel) and inputs (by tensor) of every "
     "layer at 4 bits, of the first and the last at 8: accuracy on 1,250 held-out MNIST digits, and mean KL "
@@ -33,7 +31,7 @@ BASELINE = (
     "rounding to nearest with min-max and with least-squares ranges, and GPTQ, with the same widths and the "
     "same calibration pictures"
 )
-SIZES = {
+SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {
         "test pictures": 60,
         "calibration pictures": 30,
@@ -105,11 +103,12 @@ class Seen:
 
 
 @one_thread
-def experiment(size: Size, seed: int) -> dict[str, Measured | float]:
+def experiment(size: Size, seed: int) -> dict[str, float]:
     """Every stage of the paper after the other, on one choice of calibration pictures."""
     given = SIZES[size]
     steps, tuning = int(given["steps"]), int(given["tuning steps"])
-    test, labels = (one[: int(given["test pictures"])] for one in pictures(0, 2))
+    test, labels = pictures(0, 2)
+    test, labels = test[: int(given["test pictures"])], labels[: int(given["test pictures"])]
     pool = pictures(1, 2)[0]
     chosen = np.random.default_rng(seed).permutation(len(pool))[: int(given["calibration pictures"])]
     calibration = pool[torch.from_numpy(chosen)]
@@ -123,7 +122,7 @@ def experiment(size: Size, seed: int) -> dict[str, Measured | float]:
         accuracy = float((answers.argmax(1).numpy() == labels).mean())
         return {f"{name}kl": divergence(truth, answers), f"{name}accuracy": accuracy}
 
-    found: dict[str, Measured | float] = {"float_accuracy": float((truth.argmax(1).numpy() == labels).mean())}
+    found: dict[str, float] = {"float_accuracy": float((truth.argmax(1).numpy() == labels).mean())}
     plain = {name: nearest(layer, 4, min_max) for name, layer in layers.items()}
     found |= measured("minmax_", plain)
     rounded = {name: nearest(layer, 4, mse) for name, layer in layers.items()}
@@ -167,7 +166,7 @@ def observe(model: nn.Module, images: torch.Tensor, rows: int, seed: int) -> dic
         def hook(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
             x = inputs[0]
             if isinstance(module, nn.Conv2d):
-                x = unfold(x, module.kernel_size, module.dilation, module.padding, module.stride).mT.flatten(
+                x = unfold(x, module.kernel_size, module.dilation, _whole(module.padding), module.stride).mT.flatten(
                     0, 1
                 )
             picked = torch.randperm(len(x), generator=generator)[:share]
@@ -188,7 +187,7 @@ def observe(model: nn.Module, images: torch.Tensor, rows: int, seed: int) -> dic
         scheme = Scheme.parse(OUTER if name in ends else INPUTS)
         seen[name] = Seen(
             module.weight.numpy().copy(),
-            module.bias.numpy().copy(),
+            bias_of(module).numpy().copy(),
             read,
             out.mean(0).numpy(),
             out.std(0).numpy(),
@@ -197,6 +196,17 @@ def observe(model: nn.Module, images: torch.Tensor, rows: int, seed: int) -> dic
             mse(read, scheme),
         )
     return seen
+
+
+def bias_of(module: nn.Conv2d | nn.Linear) -> nn.Parameter:
+    """The bias, which every layer has once its batch norm is folded."""
+    assert isinstance(module.bias, nn.Parameter)
+    return module.bias
+
+
+def _whole(padding: str | tuple[int, ...]) -> tuple[int, ...]:
+    assert not isinstance(padding, str)
+    return padding
 
 
 def by_channel(output: torch.Tensor) -> torch.Tensor:
@@ -252,7 +262,7 @@ class Network:
         for name, state in states.items():
             if self.states.get(name) is not state:
                 self.layers[name].weight.copy_(torch.from_numpy(state.weight.dequantize()))
-                self.layers[name].bias.copy_(torch.from_numpy(state.bias))
+                bias_of(self.layers[name]).copy_(torch.from_numpy(state.bias))
         self.states = dict(states)
 
     def logits(self, states: Mapping[str, State], images: torch.Tensor) -> torch.Tensor:
@@ -325,11 +335,11 @@ def tuned(
     network.load(states)
     tune_biases(
         network.model,
-        [module.bias for module in network.layers.values()],
+        [bias_of(module) for module in network.layers.values()],
         images,
         wanted,
         steps=steps,
         seed=seed,
     )
-    biases = {name: module.bias.detach().numpy().copy() for name, module in network.layers.items()}
+    biases = {name: bias_of(module).detach().numpy().copy() for name, module in network.layers.items()}
     return {name: replace(state, bias=biases[name]) for name, state in states.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tercile import _native
-from tercile.papers import Check, Measured, Size, paper
+from tercile.papers import Check, Size, paper
 from tercile.papers.digits_network import folded_network, layers_of, logits, one_thread, pictures
 from tercile.quantization import QTensor, Ranges, Scheme
 from tercile.quantization.ranges import golden_section, min_max, quantile, reshaped
@@ -25,7 +25,7 @@ BASELINE = (
     "even steps over the min-max range, over the best of three percentiles (picked on the very numbers "
     "reported), and over the best of a grid of 200 ranges either way round, on the same weights and pictures"
 )
-SIZES = {
+SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"pictures": 40, "scale a channel": "4 bits only"},
     "full": {"pictures": 833, "seeds": "three disjoint shares of the 2,500 held-out pictures"},
 }
@@ -116,14 +116,14 @@ def _weights(method: str, bits: int, blocks: str) -> tuple[dict[str, torch.Tenso
 
 
 @one_thread
-def experiment(size: Size, seed: int) -> dict[str, Measured | float]:
+def experiment(size: Size, seed: int) -> dict[str, float]:
     """Every method at every width, on one share of the pictures."""
     images, labels = pictures(seed % 3, 3)
     count = int(SIZES[size]["pictures"])
     images, labels = images[:count], labels[:count]
     model = folded_network()
     truth = logits(model, images)
-    measured: dict[str, Measured | float] = {"float_accuracy": _share(truth.argmax(1).numpy() == labels)}
+    measured = {"float_accuracy": _share(truth.argmax(1).numpy() == labels)}
     for blocks, widths in BITS.items() if size == "full" else (BITS | {"channel": (4,)}).items():
         place = "channel_" if blocks == "channel" else ""
         for bits in widths:
@@ -141,7 +141,7 @@ def experiment(size: Size, seed: int) -> dict[str, Measured | float]:
                 measured |= {f"{place}{method}{what}_{bits}bit": value for what, value in found.items()}
             _best_percentile(measured, place, bits)
     for method in ("", "range_alone_", "minmax_", "percentile_", "grid_"):
-        of_widths = [float(measured[f"{method}accuracy_{bits}bit"]) for bits in (4, 5, 6)]
+        of_widths = [measured[f"{method}accuracy_{bits}bit"] for bits in (4, 5, 6)]
         measured[f"{method}accuracy_4to6bit"] = float(np.mean(of_widths))
     measured["evaluations"], measured["grid_evaluations"] = 2 * EVALUATIONS, 2 * GRID
     return measured
@@ -151,8 +151,8 @@ def _share(hits: np.ndarray) -> float:
     return float(np.mean(hits))
 
 
-def _best_percentile(measured: dict[str, Measured | float], place: str, bits: int) -> None:
+def _best_percentile(measured: dict[str, float], place: str, bits: int) -> None:
     """Replaces the percentiles' numbers by the best of each kind."""
     for what, best in (("accuracy", max), ("disagreement", min), ("logit_error", min), ("weight_error", min)):
         names = [f"{place}percentile{level}_{what}_{bits}bit" for level in PERCENTILES]
-        measured[f"{place}percentile_{what}_{bits}bit"] = best(float(measured.pop(name)) for name in names)
+        measured[f"{place}percentile_{what}_{bits}bit"] = best(measured.pop(name) for name in names)

@@ -111,7 +111,8 @@ def undominated(nbytes: np.ndarray, loss: np.ndarray) -> np.ndarray:
     order = np.lexsort((np.arange(len(loss)), nbytes, loss))
     order = order[np.isfinite(loss[order])]
     smallest = np.minimum.accumulate(nbytes[order])
-    return order[np.append(True, nbytes[order][1:] < smallest[:-1])]
+    worth: np.ndarray = order[np.append(True, nbytes[order][1:] < smallest[:-1])]
+    return worth
 
 
 def _solve(sizes: list[np.ndarray], losses: list[np.ndarray], budget: int) -> list[int]:

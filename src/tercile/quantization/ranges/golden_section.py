@@ -1,4 +1,4 @@
-"""Range by golden section: near its best, the squared rounding error is convex in the range; few tries find it.
+"""Range by golden section: near its best, the rounding error is convex in the range; few tries find it.
 
 Yang, Wang, Jiao and Huo (2025), "Quantization Range Estimation for Convolutional Neural Networks",
 arXiv:2510.04044: the error of a layer as a function of its range is locally convex, and a search that uses it
@@ -9,7 +9,7 @@ is clipped, which costs less.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -70,16 +70,14 @@ def golden_section(values: np.ndarray, scheme: Scheme, importance: np.ndarray | 
     low, high = _bounds(matrix, scheme, lambda block: (block.min(axis=1), block.max(axis=1)))
     scale, offset = np.zeros_like(low), np.zeros_like(low)
     if importance is None:
-        weights = itertools.repeat(None)
+        weights: Iterator[np.ndarray | None] = itertools.repeat(None)
     else:
         spread = np.broadcast_to(_checked_importance(importance, matrix.shape), matrix.shape)
         weights = (values for _, _, values in scheme.blocks.pieces(spread))
     for (rows, columns, block), weight in zip(scheme.blocks.pieces(matrix), weights):
         ends = low[rows, columns].reshape(-1), high[rows, columns].reshape(-1)
         best = _search(block, weight, *ends, scheme)
-        scale[rows, columns], offset[rows, columns] = (
-            one.reshape(scale[rows, columns].shape) for one in best
-        )
+        scale[rows, columns], offset[rows, columns] = (one.reshape(scale[rows, columns].shape) for one in best)
     return scheme.ranges(scale, offset if scheme.asymmetric else None)
 
 
@@ -105,16 +103,20 @@ def _search(
         _native.range_errors(block, unweighted, scale, offset, scheme.grid.native, errors)
         return errors
 
+    def along(way: bool, below: np.ndarray | None = None, above: np.ndarray | None = None) -> Errors:
+        """Errors as a function of the ends that are not given."""
+        return lambda one: error(one if below is None else below, one if above is None else above, way)
+
     # Two's complement reaches further below zero than above, so a negative scale is a different range.
     levels = scheme.grid.levels
     mirrored = np.array_equal(levels, -levels[::-1])
     lopsided = not mirrored and not scheme.asymmetric and scheme.scale_format.signed
     tried = []
     for way in (False, True) if lopsided else (False,):
-        below = above = line_search(lambda both, way=way: error(both, both, way), len(block))[0]
+        below = above = line_search(along(way), len(block))[0]
         if scheme.asymmetric:
-            below = line_search(lambda one, fixed=above: error(one, fixed, False), len(block))[0]
-            above = line_search(lambda one, fixed=below: error(fixed, one, False), len(block))[0]
+            below = line_search(along(way, above=above), len(block))[0]
+            above = line_search(along(way, below=below), len(block))[0]
         tried.append((error(below, above, way), *to_scale(below, above, way)))
     errors, scales, offsets = (np.concatenate(parts, axis=1) for parts in zip(*tried))
     pick = np.arange(len(block)), errors.argmin(axis=1)

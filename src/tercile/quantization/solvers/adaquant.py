@@ -152,21 +152,23 @@ def adaquant(
 
     x_all, y_all = torch.from_numpy(x), torch.from_numpy(np.ascontiguousarray(y))
     wanted = y_all.relu() if relu else y_all
-    stored_inputs = None if input_scheme is None else _Quantizer(input_scheme, input_ranges, (1, 1))
+    stored_inputs = None
+    if input_scheme is not None and input_ranges is not None:
+        stored_inputs = _Quantizer(input_scheme, input_ranges, (1, 1))
     stored_weight = _Quantizer(scheme, begun.ranges, (rows, columns))
 
     def score(tensor: QTensor, biases: np.ndarray, range_of_inputs: Ranges | None) -> float:
         read = x
-        if input_scheme is not None:
+        if input_scheme is not None and range_of_inputs is not None:
             read = input_scheme.decode(input_scheme.encode(x, range_of_inputs), range_of_inputs)
         out = read @ tensor.dequantize().reshape(rows, columns).T + biases
         change = (np.maximum(out, 0) if relu else out) - wanted.numpy()
         return float(np.square(change, out=change).mean())
 
     # From a given start every weight begins at its value there; otherwise where it was before it was rounded.
-    origin = torch.from_numpy(matrix if start is None else start.dequantize().reshape(rows, columns))
+    origin = torch.from_numpy(matrix.copy() if start is None else start.dequantize().reshape(rows, columns))
     unit = stored_weight.scale.detach().abs().clone()
-    spread = float(y_all.std()) or 1.0
+    spread = float(y.std()) or 1.0
     moved = torch.zeros(rows, columns, requires_grad=True)
     shifted = torch.zeros(rows, requires_grad=True)
     learnt = [
