@@ -16,9 +16,10 @@ $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[torch,zoo,dev]"
 	touch $@
 
-# Compiles native/ again into the environment.
+# Compiles native/ again into the environment, and writes down the types of what it offers.
 native:
 	@flock /tmp/tercile-native.lock $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@$(BIN)/python -m nanobind.stubgen -q -m tercile._native -o src/tercile/_native.pyi
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
@@ -26,3 +27,19 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Compresses all-MiniLM-L6-v2 and searches with it: the main job, from nothing.
+demo: $(INSTALLED)
+	$(BIN)/tercile demo
+
+# Us and peers in one run; each script prints a table and writes it under benchmarks/results/.
+bench: $(INSTALLED)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+# The reference of every public name, as HTML, under build/docs/.
+docs: $(INSTALLED)
+	$(BIN)/python -m pdoc --output-directory build/docs tercile.quantiles tercile.filters tercile.quantization \
+	  tercile.compression tercile.zoo tercile.papers tercile.api
+
+clean:
+	rm -rf build $(VENV)

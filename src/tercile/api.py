@@ -159,7 +159,8 @@ def compress(
     >>> small = compress("digits-cnn", max_loss=0.03, units=400)  # doctest: +SKIP
     >>> small.certificate["statement"]  # doctest: +SKIP
     """
-    settings = Settings(max_loss, confidence, quantile, seed, **({"schemes": tuple(schemes)} if schemes else {}), units=units)
+    offered = None if schemes is None else tuple(schemes)
+    settings = Settings(max_loss, confidence, quantile, seed, offered, units)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tercile-")) / "small"
     if folder.exists() and not force:
         raise ValueError(f"{folder} exists; choose another --out, or replace it with --force")
@@ -222,7 +223,9 @@ def verify(
         raise ValueError(f"{path} is no folder; give the folder that `tercile compress --out` wrote")
     named = compression.certificate.read_certificate(path)["original"]["source"]
     if original is None and named not in ZOO and not Path(named).is_dir():
-        raise ValueError(f"the original is {named!r}; a file may not choose what code is run, so name it: --original {named}")
+        raise ValueError(
+            f"the original is {named!r}; a file may not choose what code is run, so name it: --original {named}"
+        )
     source, _, _, _ = _open(original if original is not None else named, None)
     examples = None
     if data is not None:

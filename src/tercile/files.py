@@ -37,7 +37,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(part, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"no room for {len(data):,} bytes; free some and run again", str(path)) from None
+            said = f"no room for {len(data):,} bytes; free some and run again"
+            raise OSError(errno.ENOSPC, said, str(path)) from None
         raise
     finally:
         part.unlink(missing_ok=True)

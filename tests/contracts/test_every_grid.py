@@ -23,8 +23,8 @@ every_grid = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: grid.spelli
 def test_every_public_function_that_makes_a_grid_is_named() -> None:
     made = {grid.spelling.rstrip("0123456789").split("-")[0].split("[")[0] for grid in GRIDS}
     functions = {name for name in grids.__all__ if callable(getattr(grids, name)) and name not in ("Grid", "parse")}
-    spelled = {"codebook": "cb", "floating": "fp8", "integer": "int", "normal_float": "nf", "power_of_two": "pot",
-               "sign": "sign", "ternary": "ternary", "unsigned": "uint"}  # fmt: skip
+    spelled = {"codebook": "cb", "floating": "fp8", "integer": "int", "normal": "normal", "normal_float": "nf",
+               "power_of_two": "pot", "sign": "sign", "ternary": "ternary", "unsigned": "uint"}  # fmt: skip
     assert functions == spelled.keys(), "add the new grid to grids.NAMED and to this list"
     assert set(spelled.values()) <= made
 
@@ -85,6 +85,12 @@ def test_codes_outside_the_table_are_refused(grid: grids.Grid) -> None:
         grid.decode(np.array([-1]))
     with pytest.raises(TypeError, match="whole numbers"):
         grid.decode(np.array([0.5]))
+
+
+@every_grid
+def test_every_code_is_found_among_the_levels(grid: grids.Grid) -> None:
+    used = np.flatnonzero(grid.valid)
+    assert np.array_equal(grid.levels[grid.level_of_code[used]], np.float32(grid.table)[used])
 
 
 @every_grid

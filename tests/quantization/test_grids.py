@@ -124,3 +124,28 @@ def test_bad_input_is_named(make, message: str) -> None:
 def test_a_spelling_that_is_no_string_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="must be a string"):
         grids.parse(4)
+
+
+# Max (1960), "Quantizing for minimum distortion", table I: positive output levels and mean squared error.
+MAX_1960 = {
+    3: ([1.224], 0.1902),
+    4: ([0.4528, 1.510], 0.1175),
+    6: ([0.3177, 1.000, 1.894], 0.05798),
+    8: ([0.2451, 0.7560, 1.344, 2.152], 0.03454),
+    16: ([0.1284, 0.3881, 0.6568, 0.9424, 1.256, 1.618, 2.069, 2.733], 0.009497),
+}
+
+
+@pytest.mark.parametrize("levels", MAX_1960)
+def test_normal_grids_are_those_of_the_published_table(levels: int) -> None:
+    expected, error = MAX_1960[levels]
+    grid = grids.normal(levels)
+    assert np.allclose(grid.levels[grid.levels > 0], expected, atol=6e-4)
+    x = np.random.default_rng(0).normal(size=200_000)
+    assert np.isclose(np.mean((grid.decode(grid.encode(x)) - x) ** 2), error, rtol=0.02)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 65, 2.5])
+def test_a_normal_grid_has_2_to_64_levels(levels: float) -> None:
+    with pytest.raises(ValueError, match="2 to 64"):
+        grids.normal(levels)

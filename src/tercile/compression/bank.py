@@ -43,21 +43,22 @@ class Bank:
     ----------
     folder
         Where the files are; made if it is missing.
-    schemes
-        Spellings on offer, in no particular order.
+    offered
+        For each layer the spellings that it is stored under, in no particular order.
     """
 
-    def __init__(self, folder: Path, schemes: Sequence[str]) -> None:
+    def __init__(self, folder: Path, offered: Mapping[str, Sequence[str]]) -> None:
         self.folder = folder
-        self.schemes = tuple(schemes)
-        self._errors: dict[tuple[str, str], float] = {}
+        self.offered = {layer: tuple(schemes) for layer, schemes in offered.items()}
         folder.mkdir(parents=True, exist_ok=True)
 
     def holds(self, layer: str) -> bool:
         """Whether every scheme of a layer is there."""
-        return all(self._path(layer, scheme).is_file() for scheme in self.schemes)
+        return all(self._path(layer, scheme).is_file() for scheme in self.offered[layer])
 
-    def solve(self, layer: str, module: torch.nn.Module, statistics: Statistics | None, seen: np.ndarray | None) -> None:
+    def solve(
+        self, layer: str, module: torch.nn.Module, statistics: Statistics | None, seen: np.ndarray | None
+    ) -> None:
         """Stores a layer under every scheme.
 
         Parameters
@@ -69,9 +70,9 @@ class Bank:
         seen
             For an embedding: how often each row was read.
         """
-        weight = module.weight.detach().cpu().float().numpy()  # type: ignore[operator, union-attr]
+        weight = _tensor(module, "weight").detach().cpu().float().numpy()
         bias = getattr(module, "bias", None)
-        for spelling in self.schemes:
+        for spelling in self.offered[layer]:
             if self._path(layer, spelling).is_file():
                 continue
             scheme = Scheme.parse(spelling)
@@ -79,7 +80,9 @@ class Bank:
             if statistics is None or statistics.count == 0:
                 q = round_to_nearest(weight, None, scheme)
                 squared = ((weight - q.dequantize()) ** 2).reshape(len(weight), -1).sum(axis=1, dtype=np.float64)
-                error = float(squared.mean() if seen is None or not seen.any() else squared @ seen / seen.sum())
+                # A row that the calibration data did not read is still read by somebody: it counts as read once.
+                reads = np.ones(len(squared)) if seen is None else seen + 1.0
+                error = float(squared @ reads / reads.sum())
             else:
                 q = gptq(weight, statistics, scheme)
                 error = output_error(weight, q, statistics)
@@ -119,16 +122,21 @@ class Candidate:
     def _put(self, layer: str, scheme: str | None) -> None:
         here, there = self.module.get_submodule(layer), self._original.get_submodule(layer)
         stored = None if scheme is None else self._bank.read(layer, scheme)
+        weight = _tensor(there, "weight") if stored is None else torch.from_numpy(stored.weight.dequantize())
         with torch.no_grad():
-            if stored is None:
-                here.weight.copy_(there.weight)  # type: ignore[operator, union-attr]
-            else:
-                here.weight.copy_(torch.from_numpy(stored.weight.dequantize()))  # type: ignore[operator, union-attr]
+            _tensor(here, "weight").copy_(weight)
             if getattr(here, "bias", None) is not None:
-                here.bias.copy_(there.bias)  # type: ignore[operator, union-attr]
+                bias = _tensor(here, "bias").copy_(_tensor(there, "bias"))
                 if stored is not None and stored.bias_change is not None:
-                    here.bias.add_(torch.from_numpy(stored.bias_change).to(here.bias))  # type: ignore[operator, union-attr]
+                    bias.add_(torch.from_numpy(stored.bias_change).to(bias))
         if scheme is None:
             self._now.pop(layer, None)
         else:
             self._now[layer] = scheme
+
+
+def _tensor(module: torch.nn.Module, name: str) -> torch.Tensor:
+    """A parameter by name; torch types it as a tensor or a module."""
+    parameter = getattr(module, name)
+    assert isinstance(parameter, torch.Tensor)
+    return parameter

@@ -80,8 +80,8 @@ def statement(settings: Settings, task: Task, risk: float, units: int) -> str:
     seen = "mean" if settings.quantile is None else f"{settings.quantile:g} quantile"
     return (
         f"With {100 * settings.confidence:g}% confidence, {what} on data like yours is at most {settings.max_loss:g}, "
-        f"where the loss of a unit is {task.description}. Measured on {units:,} units that played no part in making the "
-        f"model: {seen} {risk:.4f}."
+        f"where the loss of a unit is {task.description}. Measured on {units:,} units that played no part in making "
+        f"the model: {seen} {risk:.4f}."
     )
 
 
@@ -115,7 +115,8 @@ def read_certificate(folder: Path) -> dict[str, Any]:
     if not isinstance(certificate, dict) or certificate.get("format") != "tercile-certificate":
         raise ValueError(f"{folder / CERTIFICATE} is no certificate")
     if certificate.get("version") != 1:
-        raise ValueError(f"{folder / CERTIFICATE} is in version {certificate.get('version')}; this tercile reads version 1")
+        found = certificate.get("version")
+        raise ValueError(f"{folder / CERTIFICATE} is in version {found}; this tercile reads version 1: update it")
     return certificate
 
 

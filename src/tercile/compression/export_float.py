@@ -38,7 +38,8 @@ def export_float(folder: Path, out: Path) -> Path:
     description = read_json(folder / DESCRIPTION)
     if not isinstance(description, dict) or description.get("format") != "tercile-packed":
         raise ValueError(f"{folder} is no packed model; give the folder that `tercile compress --out` wrote")
-    tensors = {name: value.astype(np.float32) if value.dtype.kind == "f" else value for name, value in decoded(folder, description).items()}
+    tensors = decoded(folder, description)
+    tensors = {name: value.astype(np.float32) if value.dtype.kind == "f" else value for name, value in tensors.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

@@ -51,7 +51,7 @@ def save_package(folder: Path, source: Source, quantized: Mapping[str, Stored]) 
     """
     arrays: dict[str, np.ndarray] = {}
     described = {}
-    biases = {f"{layer}.bias": stored.bias_change for layer, stored in quantized.items() if stored.bias_change is not None}
+    biases = {f"{layer}.bias": one.bias_change for layer, one in quantized.items() if one.bias_change is not None}
     weights = {f"{layer}.weight": stored.weight for layer, stored in quantized.items()}
     state = source.module.state_dict()
     own = learnt(source.module)
@@ -108,7 +108,8 @@ def load_package(folder: Path, builder: Builder | torch.nn.Module | None = None)
     if not isinstance(description, dict) or description.get("format") != "tercile-packed":
         raise ValueError(f"{folder / DESCRIPTION} is no description of a packed model")
     if description.get("version") != 1:
-        raise ValueError(f"{folder} is in format version {description.get('version')}; this tercile reads version 1: update it")
+        found = description.get("version")
+        raise ValueError(f"{folder} is in format version {found}; this tercile reads version 1: update it")
     state = {name: torch.from_numpy(array) for name, array in decoded(folder, description).items()}
     source = _build(folder, description["architecture"], builder)
     expected = source.module.state_dict()
@@ -120,7 +121,8 @@ def load_package(folder: Path, builder: Builder | torch.nn.Module | None = None)
         raise ValueError(f"{folder / WEIGHTS} does not fit the module: {missing[0]!r} is on one side only")
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
-            raise ValueError(f"{folder / WEIGHTS}: {name} is {tuple(tensor.shape)}, the module has {tuple(expected[name].shape)}")
+            wanted = tuple(expected[name].shape)
+            raise ValueError(f"{folder / WEIGHTS}: {name} is {tuple(tensor.shape)}, the module has {wanted}")
     source.module.load_state_dict(state)
     return replace(source, module=source.module.float().eval().requires_grad_(False))
 

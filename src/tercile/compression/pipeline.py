@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from tercile.compression.bank import Bank, Candidate
-from tercile.compression.batches import Batch, cut
+from tercile.compression.batches import cut
 from tercile.compression.certificate import CERTIFICATE, NotCertified, file_digest, make_certificate, step_record
 from tercile.compression.details import DETAILS, make_details
 from tercile.compression.package import WEIGHTS, save_package
@@ -33,8 +33,8 @@ from tercile.compression.workspace import Workspace
 from tercile.files import write_json
 from tercile.filters.data import Selection, select
 from tercile.quantiles.certificate import quantile_upper_bound, units_needed, upper_bound, walk
-from tercile.quantization.allocation import Allocation, pareto_ladder
-from tercile.quantization.calibration import collect
+from tercile.quantization.allocation import pareto_ladder
+from tercile.quantization.calibration import collect, count_rows
 from tercile.quantization.families import Family, describe
 
 Progress = Callable[[str, int, int | None], None]
@@ -221,8 +221,8 @@ def check_memory(source: Source) -> None:
     needed = weights + weights // 2 + 3 * 8 * min(widest, 65536) ** 2
     if needed > available:
         raise MemoryError(
-            f"compressing {source.spec!r} takes about {needed / 2**30:.1f} GiB more memory and {available / 2**30:.1f} GiB "
-            "are free; close other programs or use a larger machine"
+            f"compressing {source.spec!r} takes about {needed / 2**30:.1f} GiB more memory and "
+            f"{available / 2**30:.1f} GiB are free; close other programs or use a larger machine"
         )
 
 
@@ -236,8 +236,8 @@ def _select(
             least += 1
     if least > settings.units:
         raise ValueError(
-            f"max_loss {settings.max_loss:g} at confidence {settings.confidence:g} takes at least {least:,} certification "
-            f"units, and units is {settings.units:,}; raise units, or the loss that you can bear"
+            f"max_loss {settings.max_loss:g} at confidence {settings.confidence:g} takes at least {least:,} "
+            f"certification units, and units is {settings.units:,}; raise units, or the loss that you can bear"
         )
     chosen = select(
         data,
@@ -277,7 +277,8 @@ def _solve(
     source: Source, family: Family, chosen: Selection, settings: Settings, workspace: Workspace, tell: Progress
 ) -> Bank:
     """Calibrates block by block and stores every layer of a block under every scheme while its statistics are there."""
-    bank = Bank(workspace.folder / "bank", settings.schemes)
+    offered = {layer.name: settings.offered(layer.kind) for layer in family.layers}
+    bank = Bank(workspace.folder / "bank", offered)
     batches = cut(chosen.calibration, source)
     layers = {layer.name: layer for layer in family.layers}
     shared = {alias: group[0] for group in family.tied for alias in group[1:]}
@@ -292,40 +293,27 @@ def _solve(
             done += 1
             tell("calibrating and solving", done, len(layers))
 
-    if any(layers[name].kind != "embedding" or name in shared.values() for name in left):
-        with torch.inference_mode():
-            keep = None if batches[0].keep is None else lambda batch: batch.keep
+    keep = None if batches[0].keep is None else lambda batch: batch.keep
+    with torch.inference_mode():
+        if any(layers[name].kind != "embedding" or name in shared.values() for name in left):
             folder = workspace.folder / "statistics"
             for _, statistics in collect(source.module, family, batches, forward=run, keep=keep, folder=folder):
                 for name, seen in statistics.items():
                     # A head that shares the word table's weight is how that table's rounding is felt most.
                     solve(shared.get(name, name), seen, None)
-    for name, layer in layers.items():
-        solve(name, None, _rows_read(source, name, batches) if layer.kind == "embedding" else None)
+        tables = [name for name in left if not bank.holds(name)]
+        rows = count_rows(source.module, family, batches, forward=run, keep=keep) if tables else {}
+        for name in tables:
+            solve(name, None, rows.get(name))
     return bank
 
 
-def _rows_read(source: Source, layer: str, batches: Sequence[Batch]) -> np.ndarray | None:
-    """How often each row of the word table is read by the calibration data, plus one; None for other tables."""
-    table = source.module.get_submodule(layer)
-    if table is not getattr(source.module, "get_input_embeddings", lambda: None)():
-        return None
-    counts = np.ones(len(table.weight), dtype=np.float64)  # type: ignore[arg-type]
-    for batch in batches:
-        if not isinstance(batch.inputs, Mapping) or "input_ids" not in batch.inputs:
-            return None
-        ids, keep = batch.inputs["input_ids"].cpu(), batch.keep
-        np.add.at(counts, (ids if keep is None else ids[keep.cpu()]).numpy().reshape(-1), 1)
-    return counts
-
-
 def _stored_bytes(source: Source, layer: str) -> int:
-    weight = source.module.get_submodule(layer).weight
-    return int(weight.numel()) * source.dtypes[f"{layer}.weight"].itemsize  # type: ignore[operator, union-attr]
+    return source.module.get_parameter(f"{layer}.weight").numel() * source.dtypes[f"{layer}.weight"].itemsize
 
 
 def _expected_bound(losses: np.ndarray, units: int, settings: Settings) -> float:
-    """The bound that these losses would give if the certification data looked just like them. Steers, never certifies."""
+    """The bound that these losses give if the certification data look just like them. Steers, never certifies."""
     alike = np.resize(losses, units)
     if settings.quantile is not None:
         return quantile_upper_bound(alike, settings.quantile, settings.confidence)
@@ -334,9 +322,10 @@ def _expected_bound(losses: np.ndarray, units: int, settings: Settings) -> float
 
 def _refusal(step: Mapping[str, Any], settings: Settings, units: int) -> str:
     return (
-        f"not certified: even the safest model on the ladder loses {step['risk']:.4f} on {units:,} certification units, and "
-        f"with {100 * settings.confidence:g}% confidence no more than {step['bound']:.4f} can be promised, above the "
-        f"{settings.max_loss:g} that you allowed; allow more, give more data, or add safer schemes such as int8-g32"
+        f"not certified: even the safest model on the ladder loses {step['risk']:.4f} on {units:,} certification "
+        f"units, and with {100 * settings.confidence:g}% confidence no less than {step['bound']:.4f} can be promised, "
+        f"above the {settings.max_loss:g} that you allowed; allow more, give more data, or add safer schemes such as "
+        "int8-g32"
     )
 
 

@@ -76,7 +76,9 @@ def _checked(task: Task, original: Any, small: Any, batch: Batch) -> np.ndarray:
     found = task.losses(original, small, batch)
     array = found.detach().cpu().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
     if array.shape != (len(batch.at),):
-        raise ValueError(f"loss {task.loss!r} returned shape {array.shape} for {len(batch.at)} examples; return one number each")
+        raise ValueError(
+            f"loss {task.loss!r} returned shape {array.shape} for {len(batch.at)} examples; return one number each"
+        )
     if array.dtype == np.bool_:
         return array
     array = array.astype(np.float64)
@@ -84,6 +86,7 @@ def _checked(task: Task, original: Any, small: Any, batch: Batch) -> np.ndarray:
     if bad.any():
         at = int(np.flatnonzero(bad)[0])
         raise ValueError(
-            f"loss {task.loss!r} gave {array[at]} for {batch.examples[at].origin or 'an example'}; losses must lie in [0, 1]"
+            f"loss {task.loss!r} gave {array[at]} for {batch.examples[at].origin or 'an example'}; "
+            "losses must lie in [0, 1]"
         )
     return array

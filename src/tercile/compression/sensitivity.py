@@ -1,4 +1,4 @@
-"""How much each layer's rounding costs the task: one measurement a layer, the rest in proportion to its output error."""
+"""How much each layer's rounding costs the task: one measurement a layer, the rest in proportion to output error."""
 
 from __future__ import annotations
 
@@ -41,26 +41,38 @@ def measure_sensitivity(
     -----
     Costs one run of the model on 64 examples for each layer.
     """
-    schemes = bank.schemes
-    stored = {(layer, scheme): bank.read(layer, scheme) for layer in layers for scheme in schemes}
-    nbytes = np.array([[stored[layer, scheme].weight.nbytes for scheme in schemes] for layer in layers])
-    error = np.array([[stored[layer, scheme].error for scheme in schemes] for layer in layers])
-    bits = np.array([[stored[layer, scheme].weight.bits_per_weight for scheme in schemes] for layer in layers])
-    stored.clear()
     scorer = Scorer(source, replace(task, losses=task.smooth), examples[:UNITS])
-    loss = np.zeros_like(error)
+    schemes = tuple(dict.fromkeys(scheme for layer in layers for scheme in bank.offered[layer]))
+    column = {scheme: number for number, scheme in enumerate(schemes)}
+    nbytes = np.zeros((len(layers), len(schemes)), dtype=np.int64)
+    loss = np.full((len(layers), len(schemes)), np.inf)
     for row, layer in enumerate(layers):
-        probe = int(np.argsort(bits[row], kind="stable")[len(schemes) // 3])
+        offered = bank.offered[layer]
+        sizes, bits, errors = _offers(bank, layer)
+        probe = int(np.argsort(bits, kind="stable")[len(offered) // 3])
 
-        def measure(layer: str = layer, probe: int = probe) -> float:
-            candidate.set({layer: schemes[probe]})
+        def measure(layer: str = layer, scheme: str = offered[probe]) -> float:
+            candidate.set({layer: scheme})
             return float(scorer.losses(candidate.module).mean())
 
         measured = workspace.json(f"sensitivity/{row:04d}", measure)
-        loss[row] = measured * error[row] / error[row, probe] if error[row, probe] > 0 else 0.0
+        predicted = measured * errors / errors[probe] if errors[probe] > 0 else np.zeros_like(errors)
         if measured == 0.0:
             # Nothing was felt: prefer less error all the same, and never spend less than the least bits.
-            loss[row] = np.where(bits[row] < min(LEAST_BITS_UNFELT, bits[row].max()), np.inf, 1e-12 * error[row])
+            predicted = np.where(bits < min(LEAST_BITS_UNFELT, bits.max()), np.inf, 1e-12 * errors)
+        at = [column[scheme] for scheme in offered]
+        nbytes[row, at], loss[row, at] = sizes, predicted
         tell("measuring sensitivity", row + 1, len(layers))
     candidate.set({})
     return SensitivityTable(tuple(layers), schemes, nbytes, loss)
+
+
+def _offers(bank: Bank, layer: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bytes, bits a weight and output error of a layer under each scheme on offer."""
+    sizes, bits, errors = [], [], []
+    for scheme in bank.offered[layer]:
+        stored = bank.read(layer, scheme)
+        sizes.append(stored.weight.nbytes)
+        bits.append(stored.weight.bits_per_weight)
+        errors.append(stored.error)
+    return np.array(sizes), np.array(bits), np.array(errors)

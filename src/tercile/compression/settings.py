@@ -7,17 +7,31 @@ from typing import Any
 
 from tercile.quantization import Scheme
 
-#: Schemes on offer for every layer, from safest to smallest.
+#: Schemes on offer, from safest to smallest. A linear layer or convolution has columns that matter more than others,
+#: and groups with a minimum of their own pay for themselves; the rows of an embedding table are close to normal.
 SCHEMES = (
     "int8-channel",
     "int6-g128",
     "int5-g64-asym-k6",
     "int4-g32-asym-k6",
     "int4-g64-asym-k6",
+    "int4-g128-asym-k6",
     "int3-g32-asym-k6",
     "int3-g64-asym-k6",
+    "int3-g128-asym-k6",
     "int2-g32-asym-k6",
     "int2-g64-asym-k6",
+)
+TABLE_SCHEMES = (
+    "int8-channel",
+    "normal32-channel",
+    "normal16-g128",
+    "normal16-channel",
+    "normal8-g128",
+    "normal8-channel",
+    "normal6-channel",
+    "normal4-g128",
+    "normal4-channel",
 )
 
 
@@ -36,7 +50,7 @@ class Settings:
     seed
         Of the split of the data.
     schemes
-        Spellings on offer for every layer.
+        Spellings on offer for every layer; None offers `SCHEMES`, and `TABLE_SCHEMES` to embedding tables.
     units
         Most examples that the certificate is measured on.
     calibration, selection
@@ -60,7 +74,7 @@ class Settings:
     confidence: float = 0.95
     quantile: float | None = None
     seed: int = 0
-    schemes: tuple[str, ...] = SCHEMES
+    schemes: tuple[str, ...] | None = None
     units: int = 1000
     calibration: int = 384
     selection: int = 384
@@ -82,6 +96,8 @@ class Settings:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise TypeError(f"seed must be a whole number, got {self.seed!r}")
+        if self.schemes is None:
+            return
         if not self.schemes:
             raise ValueError("schemes is empty; give at least one, such as int4-g64")
         for spelling in self.schemes:
@@ -90,6 +106,12 @@ class Settings:
         if len(set(self.schemes)) != len(self.schemes):
             raise ValueError(f"schemes names one twice: {', '.join(self.schemes)}")
 
+    def offered(self, kind: str) -> tuple[str, ...]:
+        """Schemes on offer for a kind of layer."""
+        if self.schemes is not None:
+            return self.schemes
+        return TABLE_SCHEMES if kind == "embedding" else SCHEMES
+
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self) | {"schemes": list(self.schemes)}
+        """Plain JSON values; what is on offer is written out."""
+        return asdict(self) | {"schemes": [list(self.offered("linear")), list(self.offered("embedding"))]}

@@ -67,7 +67,8 @@ class Source:
     def nbytes(self) -> int:
         """Bytes of everything the model has learnt, in the types it is stored in; shared tensors count once."""
         return sum(
-            tensor.numel() * self.dtypes.get(name, tensor.dtype).itemsize for name, tensor in learnt(self.module).items()
+            tensor.numel() * self.dtypes.get(name, tensor.dtype).itemsize
+            for name, tensor in learnt(self.module).items()
         )
 
 
@@ -98,11 +99,13 @@ def open_source(model: str | os.PathLike[str] | torch.nn.Module, prepare: Prepar
             source = _from_folder(spec, prepare)
     for name, parameter in source.module.named_parameters():
         if not parameter.dtype.is_floating_point:
-            raise ValueError(f"{name} of {spec_of(source)} is {parameter.dtype}: it is quantized already; give the original")
+            raise ValueError(
+                f"{name} of {source.spec!r} is {parameter.dtype}: it is quantized already; give the original"
+            )
         if not bool(torch.isfinite(parameter).all()):
-            raise ValueError(f"weights of {spec_of(source)} hold NaN or infinity in {name}; train or save it again")
+            raise ValueError(f"weights of {source.spec!r} hold NaN or infinity in {name}; train or save it again")
     if not any(True for _ in source.module.parameters()):
-        raise ValueError(f"{spec_of(source)} has no parameters; there is nothing to compress")
+        raise ValueError(f"{source.spec!r} has no parameters; there is nothing to compress")
     dtypes = {name: tensor.dtype for name, tensor in source.module.state_dict().items()}
     source.module.requires_grad_(False).float()
     return replace(source, dtypes=dtypes)
@@ -120,11 +123,6 @@ def learnt(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def spec_of(source: Source) -> str:
-    """The spec for a message."""
-    return repr(source.spec)
-
-
 def stack_arrays(contents: Sequence[Content]) -> torch.Tensor:
     """Stacks arrays of one shape into a float32 (or integer) tensor; uint8 pictures are scaled to [0, 1]."""
     if any(isinstance(content, str) for content in contents):
@@ -134,7 +132,9 @@ def stack_arrays(contents: Sequence[Content]) -> torch.Tensor:
         )
     shapes = {np.shape(content) for content in contents}
     if len(shapes) > 1:
-        raise ValueError(f"arrays of one batch have different shapes, {sorted(shapes)[:3]}; make them alike or give a prepare function")
+        raise ValueError(
+            f"arrays of one batch have different shapes, {sorted(shapes)[:3]}; make them alike or give prepare"
+        )
     array = np.stack([np.asarray(content) for content in contents])
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
@@ -161,7 +161,8 @@ def build(spec: str) -> tuple[torch.nn.Module, Prepare | None]:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"{spec!r}: no module {error.name!r}; run from the folder where it is, or install it") from None
+        mend = "run from the folder where it is, or install it"
+        raise ValueError(f"{spec!r}: no module {error.name!r}; {mend}") from None
     except AttributeError:
         raise ValueError(f"{spec!r}: module {module_name!r} has no {function_name!r}") from None
     built = function()
@@ -180,7 +181,8 @@ def _from_folder(spec: str, prepare: Prepare | None) -> Source:
     path = Path(spec).expanduser()
     offline = path.exists() or spec.startswith((".", "/", "~"))
     if offline and not path.is_dir():
-        raise ValueError(f"model folder {spec!r} does not exist" if not path.exists() else f"{spec!r} is a file, not a model folder")
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise ValueError(f"model folder {spec!r} {what}")
     if offline and not (path / "config.json").is_file():
         raise ValueError(f"{spec!r} is no model: it has no config.json (a Transformers folder has)")
     if not offline:
@@ -213,7 +215,7 @@ def architecture(folder: Path, module_class: str | None = None) -> type[Any]:
     names = [module_class] if module_class else config.get("architectures") or []
     for name in names:
         if found := getattr(transformers, name, None):
-            return found  # type: ignore[no-any-return]
+            return found
     return transformers.AutoModel
 
 
@@ -239,12 +241,14 @@ def _load_pretrained(folder: Path, spec: str) -> torch.nn.Module:
         module = cls.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, dtype="auto")
     except Exception as error:
         first = str(error).strip().split("\n", maxsplit=1)[0]
-        raise ValueError(f"{spec!r} can't be loaded ({first}); its weights are truncated, damaged or of another model") from None
-    return module.eval()  # type: ignore[no-any-return]
+        raise ValueError(
+            f"{spec!r} can't be loaded ({first}); its weights are truncated, damaged or of another model"
+        ) from None
+    return module.eval()
 
 
 def preparer(folder: Path, module: torch.nn.Module) -> tuple[Prepare, int | None]:
-    """How to turn contents into inputs, from a folder's tokenizer or picture settings; and the longest text in tokens."""
+    """How to turn contents into inputs, from a folder's tokenizer if it has one; and the longest text in tokens."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json")):
         return _pixels, None
     from transformers import AutoTokenizer

@@ -87,7 +87,9 @@ def accuracy_lost(original: torch.Tensor, small: torch.Tensor, batch: Batch) -> 
     """1 where the original was right and the small model is wrong; needs labels."""
     labels = [example.label for example in batch.examples]
     if any(not isinstance(label, int) for label in labels):
-        raise ValueError("loss accuracy-lost needs a whole number as label of every example; name the column with label_column")
+        raise ValueError(
+            "loss accuracy-lost needs a whole number as label of every example; name the column with label_column"
+        )
     truth = torch.tensor(labels, device=original.device)
     return (original.argmax(-1) == truth) & (small.argmax(-1) != truth)
 
@@ -126,7 +128,11 @@ LOSSES: dict[str, tuple[str, Losses, str]] = {
         "rise of a document's mean negative log-likelihood as a share of log(vocabulary)"),
 }  # fmt: skip
 #: What layers are compared by, where the loss itself is too coarse for that.
-SMOOTH: dict[str, Losses] = {"disagreement": shifted_scores, "accuracy-lost": shifted_scores, "nll-rise": total_variation}
+SMOOTH: dict[str, Losses] = {
+    "disagreement": shifted_scores,
+    "accuracy-lost": shifted_scores,
+    "nll-rise": total_variation,
+}
 TASKS = ("embedding", "classifier", "language-model", "custom")
 
 
@@ -160,8 +166,8 @@ def make_task(source: Source, name: str | None = None, loss: str | Losses | None
     known = [key for key, (owner, _, _) in LOSSES.items() if owner == task]
     if loss is None and not known:
         raise ValueError(
-            f"can't tell what {source.spec!r} is for; set the task (--task classifier, embedding or language-model) or give "
-            "a loss of your own (--loss module:function)"
+            f"can't tell what {source.spec!r} is for; set the task (--task classifier, embedding or language-model) "
+            "or give a loss of your own (--loss module:function)"
         )
     chosen = known[0] if loss is None else str(loss)
     if chosen not in known:
@@ -216,4 +222,4 @@ def _import(spec: str) -> Losses:
         raise ValueError(f"loss {spec!r} can't be imported ({error}); run from the folder where it is") from None
     if not callable(function):
         raise ValueError(f"loss {spec!r} is no function")
-    return function  # type: ignore[no-any-return]
+    return function

@@ -150,7 +150,8 @@ def _bound(certificate: dict[str, Any], losses: np.ndarray, look: Callable[[str,
     look(
         "bound", step.certified and math.isclose(step.bound, certificate["bound"], abs_tol=2 * ROUNDING),
         f"{step.bound:.6f}, within {max_loss:g} at {100 * confidence:g}% confidence",
-        f"{step.bound:.6f} at {100 * confidence:g}% confidence; the certificate says {certificate['bound']:.6f} and allows {max_loss:g}",
+        f"{step.bound:.6f} at {100 * confidence:g}% confidence; the certificate says {certificate['bound']:.6f} and "
+        f"allows {max_loss:g}",
     )  # fmt: skip
     walked = certificate["walk"]
     good = [w["rung"] for w in walked if w["certified"]]

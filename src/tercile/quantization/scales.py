@@ -116,7 +116,10 @@ class Float8:
 
 @dataclass(frozen=True)
 class SuperScale:
-    """Scales as `bits`-bit integers under a float16 for `span` neighbours in a row, as in llama.cpp's k-quants."""
+    """Scales as `bits`-bit integers under a float16 for `span` neighbours, as in llama.cpp's k-quants.
+
+    Neighbours are counted row after row through the whole tensor, so that a row of few blocks wastes nothing.
+    """
 
     bits: int = 6
     span: int = 8
@@ -132,15 +135,14 @@ class SuperScale:
         return f"k{self.bits}" if self.span == 8 else f"k{self.bits}x{self.span}"
 
     def nbytes(self, blocks: tuple[int, int]) -> int:
-        rows, columns = blocks
-        return rows * (4 * words_per_row(columns, unsigned(self.bits)) + 2 * -(-columns // self.span))
+        count = blocks[0] * blocks[1]
+        return 4 * words_per_row(count, unsigned(self.bits)) + 2 * -(-count // self.span)
 
     def store(self, scale: np.ndarray) -> Arrays:
         _refuse_negative(scale, self.spelling)
-        columns = scale.shape[1]
+        flat = scale.reshape(-1)
         top = (1 << self.bits) - 1
-        starts = np.arange(0, columns, self.span)
-        wanted = np.maximum.reduceat(scale, starts, axis=1) / top
+        wanted = np.maximum.reduceat(flat, np.arange(0, flat.size, self.span)) / top
         if wanted.size and float(wanted.max()) > 65504:
             largest = float(scale.max())
             raise ValueError(f"a scale of {largest:.4g} does not fit {self.spelling}; use bf16 or f32 scales")
@@ -148,13 +150,15 @@ class SuperScale:
         # Near float16's smallest numbers rounding down could cost half the range: there the next one up is taken.
         short = unit.astype(np.float32) * top < wanted * (top - 0.5)
         unit = np.where(short, np.nextafter(unit, np.float16(np.inf)), unit)
-        spread = np.repeat(unit.astype(np.float32), self.span, axis=1)[:, :columns]
-        codes = np.where(spread > 0, np.round(scale / np.where(spread > 0, spread, 1)), 0)
-        return {"scale": pack(np.minimum(codes, top).astype(np.uint8), unsigned(self.bits)), "super": unit}
+        spread = np.repeat(unit.astype(np.float32), self.span)[: flat.size]
+        codes = np.where(spread > 0, np.round(flat / np.where(spread > 0, spread, 1)), 0)
+        packed = pack(np.minimum(codes, top).astype(np.uint8)[None], unsigned(self.bits))
+        return {"scale": packed, "super": unit}
 
     def load(self, arrays: Arrays, blocks: tuple[int, int]) -> np.ndarray:
-        codes = unpack(arrays["scale"], blocks[1], unsigned(self.bits)).astype(np.float32)
-        return codes * np.repeat(arrays["super"].astype(np.float32), self.span, axis=1)[:, : blocks[1]]
+        count = blocks[0] * blocks[1]
+        codes = unpack(arrays["scale"], count, unsigned(self.bits))[0].astype(np.float32)
+        return (codes * np.repeat(arrays["super"].astype(np.float32), self.span)[:count]).reshape(blocks)
 
 
 #: Formats without parameters, by spelling.

@@ -140,7 +140,7 @@ class Scheme:
             return Ranges(stored, -self.scale_format.load(minimum, scale.shape), arrays)
         top = len(self.grid.table) - 1
         zero = np.clip(np.round(np.divide(-offset, stored, out=np.zeros_like(stored), where=stored != 0)), 0, top)
-        arrays["zero"] = packing.pack(zero.astype(np.uint8), self.grid)
+        arrays["zero"] = packing.pack(zero.astype(np.uint8).reshape(1, -1), self.grid)
         return Ranges(stored, -stored * zero.astype(np.float32), arrays)
 
     def _checked_offset(self, offset: np.ndarray | None, blocks: tuple[int, ...]) -> np.ndarray:
@@ -180,7 +180,7 @@ class Scheme:
             prefix = "offset_"
             stored = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
             return Ranges(scale, -self.scale_format.load(stored, blocks), arrays)
-        zero = packing.unpack(arrays["zero"], blocks[1], self.grid).astype(np.float32)
+        zero = packing.unpack(arrays["zero"], blocks[0] * blocks[1], self.grid).astype(np.float32).reshape(blocks)
         return Ranges(scale, -scale * zero, arrays)
 
     def encode(self, matrix: np.ndarray, ranges: Ranges) -> np.ndarray:
@@ -212,7 +212,7 @@ class Scheme:
         if self.asymmetric and isinstance(self.scale_format, SuperScale):
             total += self.scale_format.nbytes(blocks)
         elif self.asymmetric:
-            total += 4 * blocks[0] * packing.words_per_row(blocks[1], self.grid)
+            total += 4 * packing.words_per_row(blocks[0] * blocks[1], self.grid)
         return total
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:

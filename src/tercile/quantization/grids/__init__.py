@@ -1,6 +1,6 @@
 """Grids: the representable values."""
 
-from tercile.quantization.grids.codebook import codebook, normal_float, power_of_two, sign, ternary
+from tercile.quantization.grids.codebook import codebook, normal, normal_float, power_of_two, sign, ternary
 from tercile.quantization.grids.floating import floating
 from tercile.quantization.grids.grid import Grid
 from tercile.quantization.grids.integer import integer, unsigned
@@ -12,6 +12,7 @@ __all__ = [
     "codebook",
     "floating",
     "integer",
+    "normal",
     "normal_float",
     "parse",
     "power_of_two",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -44,6 +46,36 @@ def normal_float() -> Grid:
     negative = [-ppf(p) for p in np.linspace(outermost, 0.5, 8)[:-1]]
     values = sorted([*positive, 0.0, *negative])
     return Grid("nf4", tuple(float(np.float32(v / values[-1])) for v in values))
+
+
+@cache
+def normal(levels: int) -> Grid:
+    """The scalar grid of least squared error for normal values (Max 1960; Lloyd 1982), 2 to 64 levels.
+
+    Weights within a block are close to normal, so this grid loses less than integers of as many levels: 8% of the error
+    at 8 levels with the best scales, and it needs fewer scales to do so. The number of levels need be no power of two.
+
+    Costs some hundred rounds of Lloyd's iteration, exact integrals, once a process.
+
+    Examples
+    --------
+    >>> [round(v, 4) for v in normal(4).table]
+    [-1.5104, -0.4528, 0.4528, 1.5104]
+    """
+    if levels not in range(2, 65):
+        raise ValueError(f"levels of a normal grid must be 2 to 64, got {levels}")
+    centres = np.array([NormalDist().inv_cdf((i + 0.5) / levels) for i in range(levels)])
+    for _ in range(100_000):
+        edges = (centres[1:] + centres[:-1]) / 2
+        mass = np.diff([0.0, *(0.5 * math.erfc(-edge / math.sqrt(2)) for edge in edges), 1.0])
+        density = np.exp(-0.5 * edges**2) / math.sqrt(2 * math.pi)
+        means = (np.append(0.0, density) - np.append(density, 0.0)) / mass
+        moved = np.abs(means - centres).max()
+        centres = means
+        if moved < 1e-9:
+            break
+    centres = (centres - centres[::-1]) / 2  # rounding aside it is symmetric already
+    return Grid(f"normal{levels}", tuple(float(np.float32(v)) for v in centres))
 
 
 def power_of_two(bits: int) -> Grid:

@@ -78,6 +78,12 @@ class Grid:
         return np.array([np.flatnonzero(values == level)[0] for level in self.levels], dtype=np.uint8)
 
     @cached_property
+    def level_of_code(self) -> np.ndarray:
+        """Index in `levels`, uint8, of each code's value; 0 for codes that are never used."""
+        values = np.asarray(self.table, dtype=np.float32) + np.float32(0)
+        return np.searchsorted(self.levels, np.where(self.valid, values, self.levels[0])).astype(np.uint8)
+
+    @cached_property
     def native(self) -> _native.GridLevels:
         """The grid as the compiled kernels take it."""
         return _native.GridLevels(self.levels)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 
-from tercile.quantization.grids.codebook import codebook, normal_float, power_of_two, sign, ternary
+from tercile.quantization.grids.codebook import codebook, normal, normal_float, power_of_two, sign, ternary
 from tercile.quantization.grids.floating import floating
 from tercile.quantization.grids.grid import Grid
 from tercile.quantization.grids.integer import integer, unsigned
 
-#: Spellings of every grid that has a name of its own; codebooks are spelled by their values.
+#: Spellings of every grid that has a name of its own (normal grids have any number of levels up to 64); codebooks are
+#: spelled by their values.
 NAMED = (
     *(f"int{b}" for b in range(1, 9)),
     *(f"uint{b}" for b in range(1, 9)),
     "fp8-e4m3", "fp8-e5m2", "fp6-e3m2", "fp6-e2m3", "fp4-e2m1",
     "nf4", "pot2", "pot3", "pot4", "pot5", "ternary", "sign",
+    "normal3", "normal4", "normal6", "normal8", "normal12", "normal16", "normal32",
 )  # fmt: skip
 
 
@@ -39,6 +41,8 @@ def parse(spelling: str) -> Grid:
     if match := re.fullmatch(r"(u?int|pot)([0-9])", spelling):
         make = {"int": integer, "uint": unsigned, "pot": power_of_two}[match[1]]
         return make(int(match[2]))
+    if match := re.fullmatch(r"normal([0-9]{1,2})", spelling):
+        return normal(int(match[1]))
     if match := re.fullmatch(r"fp([0-9])-e([0-9])m([0-9])", spelling):
         bits, exponent, mantissa = map(int, match.groups())
         if bits != 1 + exponent + mantissa:
