@@ -36,6 +36,13 @@ struct Kernels {
   void (*solve_tile)(const float* w, int columns, const float* factor, const float* scale, const float* offset,
                      const int* group_of, const Levels& levels, float* error, std::uint8_t* index);
 
+  // One sweep of coordinate descent over a tile laid out as for solve_tile, with hessian H (columns, columns) itself and
+  // its diagonal above 0. From the last column to the first, column p is rounded anew at
+  //     rounded w[p] + sum over q of error[q] * H[p][q] / H[p][p],
+  // the best place while the others stay. Updates error and index.
+  void (*descend_tile)(const float* w, int columns, const float* hessian, const float* scale, const float* offset,
+                       const int* group_of, const Levels& levels, float* error, std::uint8_t* index);
+
   // error[c] = sum_i weight[i] * (x[i] - quantized(x[i]; scale[c], offset[c]))^2 / max_i x[i]^2 for each candidate c.
   // weight may be null.
   void (*range_errors)(const float* x, const float* weight, std::size_t n, const float* scale, const float* offset,

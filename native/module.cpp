@@ -2,6 +2,7 @@
 #include "cpu.hpp"
 
 NB_MODULE(_native, module) {
+  nanobind::set_leak_warnings(false);  // grids live as long as the process: that is no leak
   module.doc() = "Compiled kernels of tercile; the Python modules that use them say what each one computes.";
   module.def("kernels", [] { return std::string(tercile::kernels().name); }, "Name of the instruction set in use.");
   module.def(

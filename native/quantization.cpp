@@ -50,10 +50,11 @@ void nearest(Array<const float, 1> x, const GridLevels& grid, Array<std::uint8_t
 }
 
 // weight and index are (columns, rows), factor (columns, columns), scale and offset (groups, rows): all transposed, so
-// that the rows of a tile lie side by side. See Kernels::solve_tile.
-void solve_columns(Array<const float, 2> weight, Array<const float, 2> factor, Array<const float, 2> scale,
-                   Array<const float, 2> offset, Array<const std::int32_t, 1> group_of, const GridLevels& grid,
-                   Array<std::uint8_t, 2> index) {
+// that the rows of a tile lie side by side. Runs work(weight, scale, offset, error, index) on copies of every tile.
+template <typename Work>
+void each_tile(const Array<const float, 2>& weight, const Array<const float, 2>& factor,
+               const Array<const float, 2>& scale, const Array<const float, 2>& offset,
+               const Array<const std::int32_t, 1>& group_of, const Array<std::uint8_t, 2>& index, Work work) {
   const std::size_t columns = weight.shape(0), rows = weight.shape(1), groups = scale.shape(0);
   if (factor.shape(0) != columns || factor.shape(1) != columns || group_of.shape(0) != columns)
     throw std::invalid_argument("factor and group_of must match the columns of weight");
@@ -65,7 +66,6 @@ void solve_columns(Array<const float, 2> weight, Array<const float, 2> factor, A
     if (group_of.data()[j] < 0 || static_cast<std::size_t>(group_of.data()[j]) >= groups)
       throw std::invalid_argument("group_of is out of range");
 
-  const Kernels& k = kernels();
   parallel(static_cast<std::ptrdiff_t>((rows + kTileRows - 1) / kTileRows), [&](std::ptrdiff_t tile) {
     const std::size_t first = tile * kTileRows, count = std::min<std::size_t>(kTileRows, rows - first);
     // Rows beyond the last are zeros with scale 0, which cost time and change nothing.
@@ -78,10 +78,47 @@ void solve_columns(Array<const float, 2> weight, Array<const float, 2> factor, A
     take(w, weight.data(), columns);
     take(s, scale.data(), groups);
     take(o, offset.data(), groups);
-    k.solve_tile(w.data(), static_cast<int>(columns), factor.data(), s.data(), o.data(), group_of.data(), grid.view,
-                 e.data(), i.data());
+    for (std::size_t c = 0; c < columns; ++c)
+      std::copy_n(index.data() + c * rows + first, count, i.begin() + c * kTileRows);
+    work(w, s, o, e, i);
     for (std::size_t c = 0; c < columns; ++c)
       std::copy_n(i.begin() + c * kTileRows, count, index.data() + c * rows + first);
+  });
+}
+
+using Floats = std::vector<float>;
+using Codes = std::vector<std::uint8_t>;
+
+// Writes the level index of every weight; see Kernels::solve_tile.
+void solve_columns(Array<const float, 2> weight, Array<const float, 2> factor, Array<const float, 2> scale,
+                   Array<const float, 2> offset, Array<const std::int32_t, 1> group_of, const GridLevels& grid,
+                   Array<std::uint8_t, 2> index) {
+  const Kernels& k = kernels();
+  each_tile(weight, factor, scale, offset, group_of, index, [&](Floats& w, Floats& s, Floats& o, Floats& e, Codes& i) {
+    k.solve_tile(w.data(), static_cast<int>(weight.shape(0)), factor.data(), s.data(), o.data(), group_of.data(),
+                 grid.view, e.data(), i.data());
+  });
+}
+
+// Improves the level indices that stand in index; see Kernels::descend_tile.
+void descend_columns(Array<const float, 2> weight, Array<const float, 2> hessian, Array<const float, 2> scale,
+                     Array<const float, 2> offset, Array<const std::int32_t, 1> group_of, const GridLevels& grid,
+                     int sweeps, Array<std::uint8_t, 2> index) {
+  const Kernels& k = kernels();
+  const Levels& g = grid.view;
+  const std::size_t columns = weight.shape(0);
+  if (index.shape(0) == columns && index.shape(1) == weight.shape(1))
+    for (std::size_t at = 0; at < columns * weight.shape(1); ++at)
+      if (index.data()[at] >= g.count) throw std::invalid_argument("index is out of the grid's range");
+  each_tile(weight, hessian, scale, offset, group_of, index, [&](Floats& w, Floats& s, Floats& o, Floats& e, Codes& i) {
+    for (std::size_t c = 0; c < columns; ++c)
+      for (std::size_t r = 0; r < kTileRows; ++r) {
+        const std::size_t at = c * kTileRows + r, group = group_of.data()[c] * static_cast<std::size_t>(kTileRows) + r;
+        e[at] = w[at] - (s[group] * g.levels[i[at]] + o[group]);
+      }
+    for (int sweep = 0; sweep < sweeps; ++sweep)
+      k.descend_tile(w.data(), static_cast<int>(columns), hessian.data(), s.data(), o.data(), group_of.data(), g,
+                     e.data(), i.data());
   });
 }
 
@@ -205,6 +242,8 @@ void bind_quantization(nb::module_& module) {
   module.def("nearest", &nearest, "x"_a, "grid"_a, "out"_a.noconvert(), free);
   module.def("solve_columns", &solve_columns, "weight"_a, "factor"_a, "scale"_a, "offset"_a, "group_of"_a, "grid"_a,
              "index"_a.noconvert(), free);
+  module.def("descend_columns", &descend_columns, "weight"_a, "hessian"_a, "scale"_a, "offset"_a, "group_of"_a, "grid"_a,
+             "sweeps"_a, "index"_a.noconvert(), free);
   module.def("range_errors", &range_errors, "x"_a, "weight"_a, "scale"_a, "offset"_a, "grid"_a, "errors"_a.noconvert(),
              free);
   module.def("search_scales", &search_scales, "x"_a, "weight"_a, "forward"_a, "backward"_a, "coarse"_a, "fine"_a,

@@ -1,4 +1,5 @@
-// Back substitution with rounding, over one tile of rows: the GPTQ column loop, written without an inverse.
+// Rounding column by column, over one tile of rows: back substitution, which is the GPTQ column loop written without an
+// inverse, and coordinate descent.
 #pragma once
 #include "rounding.hpp"
 
@@ -24,12 +25,14 @@ TERCILE_INLINE void gather(Lanes (&sums)[kTogether][kParts], const float* errors
   }
 }
 
-template <bool uniform>
+// Rounds a column at w - kept + sums * pivot_inverse, where kept is the column's error that sums hold already.
+template <bool uniform, bool again>
 static inline void round_column(const float* w, const Lanes (&sums)[kParts], float pivot_inverse, const float* scale,
                                 const float* offset, const Levels& g, float* error, std::uint8_t* index) {
   for (int part = 0; part < kParts; ++part) {
     const Lanes weight = load(w + part * kLanes), s = load(scale + part * kLanes), o = load(offset + part * kLanes);
-    const Lanes target = weight + sums[part] * pivot_inverse;
+    Lanes target = weight + sums[part] * pivot_inverse;
+    if constexpr (again) target -= load(error + part * kLanes);
     // A block of zeros has scale 0: everything in it is `offset`, whatever the level.
     const Lanes x = s != all(0.0f) ? (target - o) / s : all(0.0f);
     IntLanes i;
@@ -54,9 +57,40 @@ static inline void solve(const float* w, int columns, const float* factor, const
       for (int q = last; q > p; --q)
         for (int part = 0; part < kParts; ++part)
           sums[c][part] += load(error + static_cast<std::ptrdiff_t>(q) * kTileRows + part * kLanes) * rows[c][q];
-      round_column<uniform>(w + at, sums[c], 1.0f / rows[c][p], scale + group, offset + group, g, error + at, index + at);
+      round_column<uniform, false>(w + at, sums[c], 1.0f / rows[c][p], scale + group, offset + group, g, error + at, index + at);
     }
   }
+}
+
+template <bool uniform>
+static inline void descend(const float* w, int columns, const float* hessian, const float* scale, const float* offset,
+                           const int* group_of, const Levels& g, float* error, std::uint8_t* index) {
+  const auto row = [hessian, columns](int p) { return hessian + static_cast<std::ptrdiff_t>(p) * columns; };
+  for (int last = columns - 1; last >= 0; last -= kTogether) {
+    const int count = last + 1 < kTogether ? last + 1 : kTogether;
+    const float* rows[kTogether];
+    for (int c = 0; c < kTogether; ++c) rows[c] = row(last - c > 0 ? last - c : 0);
+    Lanes sums[kTogether][kParts] = {};
+    gather<kTogether>(sums, error, rows, columns - 1, -1);
+    for (int c = 0; c < count; ++c) {
+      const std::ptrdiff_t p = last - c, at = p * kTileRows, group = group_of[p] * static_cast<std::ptrdiff_t>(kTileRows);
+      Lanes before[kParts];
+      for (int part = 0; part < kParts; ++part) before[part] = load(error + at + part * kLanes);
+      round_column<uniform, true>(w + at, sums[c], 1.0f / rows[c][p], scale + group, offset + group, g, error + at,
+                                  index + at);
+      for (int later = c + 1; later < count; ++later)
+        for (int part = 0; part < kParts; ++part)
+          sums[later][part] += (load(error + at + part * kLanes) - before[part]) * rows[later][p];
+    }
+  }
+}
+
+static void descend_tile(const float* w, int columns, const float* hessian, const float* scale, const float* offset,
+                         const int* group_of, const Levels& g, float* error, std::uint8_t* index) {
+  if (g.uniform)
+    descend<true>(w, columns, hessian, scale, offset, group_of, g, error, index);
+  else
+    descend<false>(w, columns, hessian, scale, offset, group_of, g, error, index);
 }
 
 static void solve_tile(const float* w, int columns, const float* factor, const float* scale, const float* offset,

@@ -5,5 +5,5 @@
 
 #define TERCILE_KERNELS(name)                                                                       \
   {                                                                                                 \
-    name, TERCILE_TARGET::nearest, TERCILE_TARGET::solve_tile, TERCILE_TARGET::range_errors \
+    name, TERCILE_TARGET::nearest, TERCILE_TARGET::solve_tile, TERCILE_TARGET::descend_tile, TERCILE_TARGET::range_errors \
   }

@@ -18,7 +18,7 @@ import hashlib, itertools
 import numpy as np
 from tercile import _native
 from tercile.quantization import Scheme, grids, ranges
-from tercile.quantization.solvers import gptq, round_to_nearest
+from tercile.quantization.solvers import coordinate_descent, gptq, round_to_nearest
 from tercile.quantization.statistics import Statistics
 
 rng, seen = np.random.default_rng(0), hashlib.sha256()
@@ -37,6 +37,7 @@ for spelling in ["int4-g7-asym", "int3-t3x5", "nf4-g16-bf16", "ternary-channel",
         for solve, estimate in itertools.product([gptq, round_to_nearest], [ranges.mse, ranges.min_max]):
             stored = solve(weight, statistics, scheme, estimate)
             seen.update(stored.words.tobytes())
+            seen.update(coordinate_descent(weight, stored, statistics, sweeps=1).words.tobytes())
             for key in sorted(stored.arrays):
                 seen.update(stored.arrays[key].tobytes())
     x = rng.standard_t(2, size=(9, 37)).astype(np.float32)

@@ -102,8 +102,11 @@ class Statistics:
         """
         if self._products is None:
             raise ValueError("these Statistics keep no second moment; make them with second_moment=True")
-        upper = np.triu(self._products) / np.float32(max(self.count, 1))
-        return upper + np.triu(upper, 1).T
+        # Below the diagonal are zeros.
+        whole = self._products + self._products.T
+        np.fill_diagonal(whole, np.diagonal(self._products))
+        whole /= np.float32(max(self.count, 1))
+        return whole
 
     @property
     def maximum_magnitude(self) -> np.ndarray:

