@@ -39,9 +39,7 @@ def output_error(fit, w, x, bias, input_scheme=None, relu=False) -> float:
     return float(np.square(now - before).mean())
 
 
-@pytest.mark.parametrize(
-    "spelling", ["int4-channel", "int3-g16", "int4-g16-asym", "nf4-g16", "ternary-tensor"]
-)
+@pytest.mark.parametrize("spelling", ["int4-channel", "int3-g16", "int4-g16-asym", "nf4-g16", "ternary-tensor"])
 @pytest.mark.parametrize("steps", [1, 40])
 def test_a_layer_is_never_worse_on_its_calibration_inputs_than_rounded_to_nearest(spelling, steps):
     w, x, bias = layer(0)
@@ -55,9 +53,7 @@ def test_a_layer_is_never_worse_on_its_calibration_inputs_than_rounded_to_neares
 
 def test_learning_takes_away_more_than_half_of_the_error_at_three_bits_and_more_with_more_steps():
     w, x, bias = layer(1, n=600)
-    short, long = (
-        adaquant(w, x, Scheme.parse("int3-channel"), bias=bias, steps=steps) for steps in (40, 200)
-    )
+    short, long = (adaquant(w, x, Scheme.parse("int3-channel"), bias=bias, steps=steps) for steps in (40, 200))
     assert long.error < short.error
     assert long.error < 0.45 * long.error_before
 
@@ -68,9 +64,7 @@ def test_learning_improves_on_gptq_where_the_inputs_are_rounded_too():
     statistics = Statistics(x.shape[1])
     statistics.update(x)
     start = gptq(w, statistics, scheme)
-    fit = adaquant(
-        w, x, scheme, bias=bias, start=start, input_scheme=inputs, input_ranges=mse(x, inputs), steps=100
-    )
+    fit = adaquant(w, x, scheme, bias=bias, start=start, input_scheme=inputs, input_ranges=mse(x, inputs), steps=100)
     assert fit.error < 0.97 * fit.error_before
     assert output_error(fit, w, x, bias, inputs) == pytest.approx(fit.error, rel=1e-3)
 
@@ -85,12 +79,15 @@ def test_a_start_that_cannot_be_improved_is_returned():
 
 
 def test_only_what_passes_the_relu_counts_when_one_follows():
-    w, x, bias = layer(4)
-    bias -= 2 * np.abs(x @ w.T).mean()  # most outputs are off
-    scheme = Scheme.parse("int2-channel")
-    with_relu = adaquant(w, x, scheme, bias=bias, relu=True, steps=150)
-    without = adaquant(w, x, scheme, bias=bias, steps=150)
-    assert output_error(with_relu, w, x, bias, relu=True) < output_error(without, w, x, bias, relu=True)
+    scheme, with_relu, without = Scheme.parse("int3-channel"), 0.0, 0.0
+    for seed in range(4):
+        w, x, bias = layer(seed)
+        bias -= 0.3 * np.abs(x @ w.T).mean()
+        for relu in (True, False):
+            fit = adaquant(w, x, scheme, bias=bias, relu=relu, steps=150)
+            error = output_error(fit, w, x, bias, relu=True)
+            with_relu, without = (with_relu + error, without) if relu else (with_relu, without + error)
+    assert with_relu < 0.97 * without
 
 
 def test_the_same_seed_gives_the_same_bytes():
@@ -134,9 +131,7 @@ def test_a_convolution_keeps_its_shape():
 def test_arguments_that_do_not_fit_are_refused_by_name(change, message):
     w, x, bias = layer(8)
     with pytest.raises(ValueError, match=message):
-        adaquant(
-            **({"weight": w, "inputs": x, "scheme": Scheme.parse("int4-channel"), "bias": bias} | change)
-        )
+        adaquant(**({"weight": w, "inputs": x, "scheme": Scheme.parse("int4-channel"), "bias": bias} | change))
 
 
 def test_restored_channels_have_the_mean_and_spread_that_were_wanted():
