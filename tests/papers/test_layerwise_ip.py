@@ -37,9 +37,7 @@ def test_patches_times_weights_are_the_outputs_of_the_layer():
     every = observe(model, IMAGES[:2], 10**6, seed=0)
     for name, module in layers_of(model).items():
         outputs = []
-        handle = module.register_forward_hook(
-            lambda _, inputs, out, kept=outputs: kept.append(by_channel(out))
-        )
+        handle = module.register_forward_hook(lambda _, inputs, out, kept=outputs: kept.append(by_channel(out)))
         logits(model, IMAGES[:2])
         handle.remove()
         layer = every[name]
@@ -115,11 +113,12 @@ def test_the_table_holds_bytes_as_stored_and_an_outer_layer_has_one_choice(seen)
     network = Network(folded_network())
     high = {name: nearest(layer, 8, mse) for name, layer in seen.items()}
     adapted = {
-        name: {layer.bits(b): nearest(layer, b, mse) for b in layerwise_ip.WEIGHTS}
-        for name, layer in seen.items()
+        name: {layer.bits(b): nearest(layer, b, mse) for b in layerwise_ip.WEIGHTS} for name, layer in seen.items()
     }
     wanted = network.logits(high, IMAGES)
-    table = sensitivities(network, seen, adapted, IMAGES, wanted)
+    base = {name: adapted[name][layer.bits(4)] for name, layer in seen.items()}
+    table = sensitivities(network, base, adapted, IMAGES, wanted)
+    assert (table.loss[:, 1][np.isfinite(table.loss[:, 1])] == 0).all()
     assert table.schemes == ("3", "4", "5", "8")
     inner = [row for row, layer in enumerate(seen.values()) if not layer.outer]
     assert np.isinf(table.loss[inner, 3]).all()
