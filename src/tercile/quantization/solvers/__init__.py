@@ -1,7 +1,18 @@
 """Solvers: from weights, statistics and a Scheme to a QTensor."""
 
+from tercile.quantization.solvers.adaquant import AdaptedLayer, adaquant
+from tercile.quantization.solvers.bias_tuning import tune_biases
 from tercile.quantization.solvers.coordinate_descent import coordinate_descent
 from tercile.quantization.solvers.gptq import gptq
 from tercile.quantization.solvers.round_to_nearest import bias_correction, output_error, round_to_nearest
 
-__all__ = ["bias_correction", "coordinate_descent", "gptq", "output_error", "round_to_nearest"]
+__all__ = [
+    "AdaptedLayer",
+    "adaquant",
+    "bias_correction",
+    "coordinate_descent",
+    "gptq",
+    "output_error",
+    "round_to_nearest",
+    "tune_biases",
+]
