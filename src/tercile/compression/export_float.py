@@ -11,7 +11,7 @@ import numpy as np
 
 from tercile.compression.package import DESCRIPTION, WEIGHTS, decoded
 from tercile.compression.source import COMPANIONS
-from tercile.files import read_json, save_arrays
+from tercile.files import read_json, save_arrays, write_json
 
 
 def export_float(folder: Path, out: Path) -> Path:
@@ -48,6 +48,9 @@ def export_float(folder: Path, out: Path) -> Path:
             if (folder / name).is_file():
                 (part / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder / name, part / name)
+        if (part / "config.json").is_file():
+            config = read_json(part / "config.json")
+            write_json(part / "config.json", config | {key: "float32" for key in ("dtype", "torch_dtype") if key in config})
         os.chmod(part, 0o755)
         os.replace(part, out)
     finally:

@@ -112,7 +112,8 @@ def load_package(folder: Path, builder: Builder | torch.nn.Module | None = None)
         raise ValueError(f"{folder} is in format version {found}; this tercile reads version 1: update it")
     state = {name: torch.from_numpy(array) for name, array in decoded(folder, description).items()}
     source = _build(folder, description["architecture"], builder)
-    expected = source.module.state_dict()
+    # A config may ask for bfloat16; decoded weights are float32 and must not be rounded again.
+    expected = source.module.float().state_dict()
     for alias, name in description.get("tied", {}).items():
         if name not in state:
             raise ValueError(f"{folder / DESCRIPTION}: tensor {alias!r} is tied to {name!r}, which is missing")
@@ -124,7 +125,7 @@ def load_package(folder: Path, builder: Builder | torch.nn.Module | None = None)
             wanted = tuple(expected[name].shape)
             raise ValueError(f"{folder / WEIGHTS}: {name} is {tuple(tensor.shape)}, the module has {wanted}")
     source.module.load_state_dict(state)
-    return replace(source, module=source.module.float().eval().requires_grad_(False))
+    return replace(source, module=source.module.eval().requires_grad_(False))
 
 
 def decoded(folder: Path, description: Mapping[str, Any]) -> dict[str, np.ndarray]:

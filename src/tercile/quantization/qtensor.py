@@ -129,5 +129,6 @@ def _layout(scheme: Scheme, matrix: tuple[int, int]) -> dict[str, tuple[tuple[in
     blocks = scheme.blocks.count(matrix)
     one = np.ones(blocks, dtype=np.float32)
     arrays = scheme.ranges(one, -one if scheme.asymmetric else None).arrays
+    layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {k: (v.shape, v.dtype) for k, v in arrays.items()}
     words = (matrix[0], packing.words_per_row(matrix[1], scheme.grid))
-    return {"codes": (words, np.dtype(np.uint32))} | {k: (v.shape, v.dtype) for k, v in arrays.items()}
+    return {"codes": (words, np.dtype(np.uint32))} | layout
