@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import shutil
 import signal
@@ -75,6 +76,14 @@ def test_no_unit_of_the_certificate_had_a_part_in_making_the_model(small, pool) 
     certified = {example.digest for example in chosen.certification}
     assert set(small.certificate["data"]["units"]) == certified
     assert not certified & {example.digest for example in (*chosen.calibration, *chosen.selection)}
+
+
+def test_the_folder_does_not_tell_where_the_data_lay(small, pool) -> None:
+    for path in (p for p in small.folder.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        text = gzip.decompress(data) if path.suffix == ".gz" else data
+        assert str(pool.parent).encode() not in text, path.name
+    assert all(worst["origin"].startswith("pool.jsonl:") for worst in small.details["worst"])
 
 
 def test_verify_recomputes_the_certificate(small) -> None:

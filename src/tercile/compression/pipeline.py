@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from tercile.compression.source import Source, learnt, weights_digest
 from tercile.compression.tasks import Task, run
 from tercile.compression.workspace import Workspace
 from tercile.files import write_json
-from tercile.filters.data import Selection, select
+from tercile.filters.data import Example, Selection, select
 from tercile.quantiles.certificate import quantile_upper_bound, units_needed, upper_bound, walk
 from tercile.quantization.allocation import pareto_ladder
 from tercile.quantization.calibration import collect, count_rows
@@ -250,17 +250,24 @@ def _select(
         label_column=label_column,
         progress=tell,
     )
+    # Origins are told from the data's own folder on: where that lies is nobody's business but the user's.
+    here = f"{Path(data).parent}/" if isinstance(data, (str, os.PathLike)) and Path(data).parent != Path() else "\0"
+
+    def told(examples: Sequence[Example]) -> tuple[Example, ...]:
+        return tuple(replace(example, origin=example.origin.replace(here, "")) for example in examples)
+
     # The sides are in the order of a hash of the content, so their heads are random draws.
-    return Selection(
-        chosen.calibration[: settings.calibration],
-        chosen.selection[: settings.selection],
-        chosen.certification[: settings.units],
-        chosen.seed,
-        chosen.read,
-        chosen.kept,
-        chosen.rejected,
-        chosen.samples,
-        chosen.settings,
+    return replace(
+        chosen,
+        calibration=told(chosen.calibration[: settings.calibration]),
+        selection=told(chosen.selection[: settings.selection]),
+        certification=told(chosen.certification[: settings.units]),
+        samples={
+            reason: tuple(
+                replace(one, origin=one.origin.replace(here, ""), detail=one.detail.replace(here, "")) for one in those
+            )
+            for reason, those in chosen.samples.items()
+        },
     )
 
 
