@@ -13,7 +13,7 @@ import torch
 
 from tercile.files import load_arrays, save_arrays
 from tercile.quantization import QTensor, Scheme
-from tercile.quantization.solvers import bias_correction, gptq, output_error, round_to_nearest
+from tercile.quantization.solvers import bias_correction, coordinate_descent, gptq, output_error, round_to_nearest
 from tercile.quantization.statistics import Statistics
 
 
@@ -84,7 +84,7 @@ class Bank:
                 reads = np.ones(len(squared)) if seen is None else seen + 1.0
                 error = float(squared @ reads / reads.sum())
             else:
-                q = gptq(weight, statistics, scheme)
+                q = coordinate_descent(weight, gptq(weight, statistics, scheme), statistics)
                 error = output_error(weight, q, statistics)
                 if bias is not None:
                     change = bias_correction(weight, q, statistics)
