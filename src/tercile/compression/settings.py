@@ -76,7 +76,7 @@ class Settings:
     seed: int = 0
     schemes: tuple[str, ...] | None = None
     units: int = 1000
-    calibration: int = 384
+    calibration: int = 1024
     selection: int = 384
     rungs: int = 64
 
