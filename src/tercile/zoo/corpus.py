@@ -211,7 +211,8 @@ def webster_entries(path: Path = Path("/usr/share/dictd/gcide.dict.dz")) -> Iter
     """Yield the definitions of the 1913 Webster, a paragraph each, without etymology and attributions."""
     import gzip
 
-    head, lines = "", []
+    head = ""
+    lines: list[str] = []
     with gzip.open(path, "rt", encoding="utf-8", errors="replace") as text:
         for line in text:
             found = re.match(r"([A-Z][\w '-]{2,30}) \\", line)
@@ -281,7 +282,8 @@ def _all() -> Iterator[Document]:
     for section in python_sections():
         yield from pack(section, "python")
     yield from pack(_gloss_lines(), "wordnet")
-    chapter, verses = "", []
+    chapter = ""
+    verses: list[str] = []
     for where, verse in king_james():
         if where != chapter:
             yield from pack(verses, "kjv", aim=700)

@@ -30,7 +30,8 @@ class Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (n, channels_in, h, w) to (n, channels_out, h / stride, w / stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        joined: torch.Tensor = self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        return joined
 
 
 class DigitsCNN(nn.Module):
@@ -60,7 +61,8 @@ class DigitsCNN(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map float images in [0, 1], (n, 1, 28, 28), to logits, (n, classes)."""
         out = self.stages(self.relu(self.bn(self.conv(images))))
-        return self.classifier(self.pool(out).flatten(1))
+        logits: torch.Tensor = self.classifier(self.pool(out).flatten(1))
+        return logits
 
 
 def build(folder: Path = FOLDER) -> DigitsCNN:

@@ -65,7 +65,8 @@ class KneserNey:
             known = total > 0
             mixed = np.maximum(seen - table.discount, 0) + table.discount * kinds * chance
             chance = np.where(known, mixed / np.where(known, total, 1), chance)
-        return -np.log2(chance)
+        bits: np.ndarray = -np.log2(chance)
+        return bits
 
 
 def _grams(row: np.ndarray, order: int) -> np.ndarray:

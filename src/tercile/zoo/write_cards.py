@@ -51,9 +51,7 @@ def embed(folder: str, texts: list[str]) -> np.ndarray:
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     rows = []
     for start in range(0, len(texts), 32):
-        batch = tokenizer(
-            texts[start : start + 32], padding=True, truncation=True, max_length=256, return_tensors="pt"
-        )
+        batch = tokenizer(texts[start : start + 32], padding=True, truncation=True, max_length=256, return_tensors="pt")
         hidden = model(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None].float()
         mean = (hidden * mask).sum(1) / mask.sum(1)
