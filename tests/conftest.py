@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+# The models of the tests are tiny: a second thread costs them more than it gives. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SCHEMES = {"int8-channel": 8.08, "int5-g64-asym-k6": 5.28, "int4-g32-asym-k6": 4.5, "int3-g32-asym-k6": 3.5}
 SENTENCES = (

@@ -117,7 +117,7 @@ def compress(
     column: str | None = None,
     label_column: str | None = None,
     schemes: Sequence[str] | None = None,
-    units: int = 1000,
+    units: int = 1500,
     prepare: Prepare | None = None,
     force: bool = False,
     progress: Progress | None = None,

@@ -97,7 +97,7 @@ def compress(
     schemes: Annotated[
         str | None, typer.Option(help="On offer for each layer, by commas: int8-channel,int4-g64.")
     ] = None,
-    units: Annotated[int, typer.Option(help="Most units that the certificate rests on.")] = 1000,
+    units: Annotated[int, typer.Option(help="Most units that the certificate rests on.")] = 1500,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

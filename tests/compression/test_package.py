@@ -101,6 +101,31 @@ def test_the_digest_of_weights_knows_names_types_and_values(original) -> None:
     assert weights_digest(other) != weights_digest(original)
 
 
+@pytest.mark.parametrize("size", [0, 5, 200, -7])
+def test_an_original_with_truncated_weights_is_refused_by_name(original, tmp_path, size) -> None:
+    copy = Path(shutil.copytree(original.folder, tmp_path / "copy"))
+    data = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(data[:size])
+    with pytest.raises(ValueError, match="can't be loaded"):
+        open_source(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "can't be read"),
+        (lambda f: (f / "config.json").write_text("{}"), "names no model_type"),
+        (lambda f: (f / "model.safetensors").unlink(), "no .safetensors weights"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_by_name(original, tmp_path, change, message) -> None:
+    copy = Path(shutil.copytree(original.folder, tmp_path / "copy"))
+    change(copy)
+    with pytest.raises(ValueError, match=message):
+        open_source(copy)
+
+
 def edited(folder: Path, to: Path, change) -> Path:
     shutil.copytree(folder, to)
     description = json.loads((to / "tercile.json").read_text())

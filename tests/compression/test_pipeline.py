@@ -19,7 +19,7 @@ import torch
 import tercile
 from tercile import files
 from tercile.api import NotCertified, export_float, load, verify
-from tercile.compression.pipeline import last_true, walk_rungs
+from tercile.compression.pipeline import check_memory, last_true, walk_rungs
 from tercile.compression.source import open_source
 
 from . import toy
@@ -263,6 +263,13 @@ def test_nan_weights_are_refused_by_name() -> None:
         open_source(model)
 
 
+def test_too_little_memory_is_refused_with_what_is_needed() -> None:
+    source = open_source(BUILD)
+    check_memory(source)
+    with pytest.raises(MemoryError, match="more memory and 0.0 GiB are free"):
+        check_memory(source, available=1000)
+
+
 def test_a_folder_that_exists_is_not_touched_without_force(small, pool, tmp_path) -> None:
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "mine").write_text("keep")
@@ -285,6 +292,6 @@ def test_bisection_finds_the_last_rung_that_passes(count) -> None:
 
 
 def test_the_walk_starts_at_the_safest_rung_and_goes_on_around_the_frontier() -> None:
-    assert walk_rungs(20, 64) == [0, 14, 17, 19, 20, 21, 22]
+    assert walk_rungs(20, 64) == [0, 16, 19, 20, 21]
     assert walk_rungs(-1, 64)[0] == 0
     assert walk_rungs(63, 64)[-1] == 63

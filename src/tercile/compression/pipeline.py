@@ -39,9 +39,9 @@ from tercile.quantization.families import Family, describe
 
 Progress = Callable[[str, int, int | None], None]
 
-# Rungs that are tried on the certification data, counted from the one that the selection data point at: a few that are
-# safer, and two that are smaller in case the selection data were unlucky.
-WALK = (-6, -3, -1, 0, 1, 2)
+# Rungs that are tried on the certification data, counted from the one that the selection data point at: two that are
+# safer, and one that is smaller in case the selection data were unlucky.
+WALK = (-4, -1, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -203,22 +203,29 @@ def walk_rungs(frontier: int, count: int) -> list[int]:
     return sorted({0} | {rung for rung in (frontier + step for step in WALK) if 0 <= rung < count})
 
 
-def check_memory(source: Source) -> None:
-    """Refuses before any work when memory can't hold two copies of the model and what one block needs.
+def check_memory(source: Source, available: int | None = None) -> None:
+    """Refuses before any work when memory can't hold a second copy of the model and what one block needs.
+
+    Parameters
+    ----------
+    available
+        Free bytes; by default what the kernel says, and no check where it says nothing.
 
     Raises
     ------
     MemoryError
         With what is needed and what there is.
     """
-    try:
-        with open("/proc/meminfo") as lines:
-            available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, ValueError, StopIteration):
-        return
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in learnt(source.module).values())
-    widest = max((t.shape[1] if t.ndim > 1 else 1) for t in learnt(source.module).values())
-    needed = weights + weights // 2 + 3 * 8 * min(widest, 65536) ** 2
+    if available is None:
+        try:
+            with open("/proc/meminfo") as lines:
+                available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        except (OSError, ValueError, StopIteration):
+            return
+    tensors = learnt(source.module).values()
+    widest = max((tensor[0].numel() for tensor in tensors if tensor.ndim > 1), default=1)
+    # A copy and the outputs of a pass; second moment, factor and work of the widest layer in float64.
+    needed = sum(3 * tensor.numel() * tensor.element_size() // 2 for tensor in tensors) + 3 * 8 * widest**2
     if needed > available:
         raise MemoryError(
             f"compressing {source.spec!r} takes about {needed / 2**30:.1f} GiB more memory and "

@@ -75,7 +75,7 @@ class Settings:
     quantile: float | None = None
     seed: int = 0
     schemes: tuple[str, ...] | None = None
-    units: int = 1000
+    units: int = 1500
     calibration: int = 1024
     selection: int = 384
     rungs: int = 64
