@@ -2,8 +2,9 @@
 
     python benchmarks/compress.py
 
-Peers let a user fix a size and give no statement about the loss; the alternative that a careful user picks for a mean loss
-of 0.02 is 8-bit integers everywhere, which is the first rung of the same ladder, measured in the same run on the same units.
+Peers let a user fix a size and give no statement about the loss; the alternative that a careful user picks for a mean
+loss of 0.02 is 8-bit integers everywhere, which is the first rung of the same ladder, measured in the same run on the
+same units.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def table(made: dict) -> str:
     lines = [
         "# The main job on all-MiniLM-L6-v2",
         "",
-        f"The whole model, word embedding too; mean 1 - cosine on {made['units']:,} units that had no part in making it; "
-        f"the certificate says at most {made['max_loss']:g} with {100 * made['confidence']:g}% confidence.",
+        f"The whole model, word embedding too; mean 1 - cosine on {made['units']:,} units that had no part in making "
+        f"it; the certificate says at most {made['max_loss']:g} with {100 * made['confidence']:g}% confidence.",
         "",
         "| model | MB | times smaller | mean 1 - cosine |",
         "| --- | --- | --- | --- |",
@@ -88,8 +89,9 @@ def table(made: dict) -> str:
         + "; ".join(f"{name} {seconds:.0f} s" for name, seconds in made["stages"].items())
         + ".",
         "",
-        f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit {(made['commit'] or 'unknown')[:12]}"
-        f"{' with changes' if made['code_changed_since'] else ''}, seed {made['seed']}.",
+        f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit "
+        f"{(made['commit'] or 'unknown')[:12]}{' with changes' if made['code_changed_since'] else ''}, "
+        f"seed {made['seed']}.",
         "",
     ]
     return "\n".join(lines)
