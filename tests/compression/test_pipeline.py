@@ -266,7 +266,7 @@ def test_nan_weights_are_refused_by_name() -> None:
 def test_too_little_memory_is_refused_with_what_is_needed() -> None:
     source = open_source(BUILD)
     check_memory(source)
-    with pytest.raises(MemoryError, match="more memory and 0.0 GiB are free"):
+    with pytest.raises(MemoryError, match=r"more memory and 0\.0 GiB are free"):
         check_memory(source, available=1000)
 
 

@@ -21,7 +21,8 @@ def test_a_model_of_the_zoo_is_compressed_certified_and_verified(name, max_loss,
     entry = find(name)
     settings = Settings(max_loss, schemes=("int8-channel", "int4-g32"), units=40, calibration=16, selection=16, rungs=4)
     source = open_source(entry.source)
-    made = compress(source, make_task(source, entry.task, asked), entry.sample, settings, tmp_path / "small", label=name)
+    task = make_task(source, entry.task, asked)
+    made = compress(source, task, entry.sample, settings, tmp_path / "small", label=name)
     assert made.certificate["loss"] == loss and made.certificate["units"] == 40
     assert made.certificate["small"]["nbytes"] < 0.6 * made.certificate["original"]["nbytes"]
     assert verify(made.folder).ok

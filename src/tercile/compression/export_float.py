@@ -50,7 +50,8 @@ def export_float(folder: Path, out: Path) -> Path:
                 shutil.copyfile(folder / name, part / name)
         if (part / "config.json").is_file():
             config = read_json(part / "config.json")
-            write_json(part / "config.json", config | {key: "float32" for key in ("dtype", "torch_dtype") if key in config})
+            types = {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
+            write_json(part / "config.json", config | types)
         os.chmod(part, 0o755)
         os.replace(part, out)
     finally:
