@@ -27,7 +27,8 @@ def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("original")
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True)  # fmt: skip
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+                         tie_word_embeddings=True)  # fmt: skip
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     return open_source(folder)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tercile.compression.bank import Bank, Candidate
+from tercile.compression.bank import Bank, Candidate, Stored
 from tercile.compression.batches import cut
 from tercile.compression.certificate import CERTIFICATE, NotCertified, file_digest, make_certificate, step_record
 from tercile.compression.details import DETAILS, make_details
@@ -156,29 +156,18 @@ def compress(
     rung = int(passed[-1]["rung"])
 
     tell("writing", 0, None)
-    final = Path(tempfile.mkdtemp(prefix=".final-", dir=workspace.folder))
     stored = {layer: bank.read(layer, scheme) for layer, scheme in ladder[rung].choices.items()}
-    save_package(final, source, stored)
-    name = "certification.npz" if not isinstance(chosen.certification[0].content, str) else "certification.jsonl.gz"
-    _certification_only(chosen).save(final / name)
     details = make_details(
         source, task, family, chosen, table, ladder, stored, selection_losses, steps, losses[rung], kept_bytes, rung
     )
-    write_json(final / DETAILS, details)
-    files = sorted(path for path in final.rglob("*") if path.is_file())
-    certificate = make_certificate(
-        settings,
-        task,
-        steps,
-        losses[rung],
-        {"source": label or source.spec, "weights_sha256": weights_digest(source), "nbytes": original_bytes},
-        {
-            "nbytes": (final / WEIGHTS).stat().st_size,
-            "files": {path.relative_to(final).as_posix(): file_digest(path) for path in files},
-        },
-        [example.digest for example in chosen.certification],
-    )
-    write_json(final / CERTIFICATE, certificate)
+    original = {"source": label or source.spec, "weights_sha256": weights_digest(source), "nbytes": original_bytes}
+
+    def certify(small: dict[str, Any]) -> dict[str, Any]:
+        units = [example.digest for example in chosen.certification]
+        return make_certificate(settings, task, steps, losses[rung], original, small, units)
+
+    final = Path(tempfile.mkdtemp(prefix=".final-", dir=workspace.folder))
+    certificate = _write(final, source, stored, chosen, details, certify)
     _put_in_place(final, folder)
     workspace.remove()
     return Outcome(folder, certificate, details)
@@ -345,6 +334,26 @@ def _refusal(step: Mapping[str, Any], settings: Settings, units: int) -> str:
 
 def _certification_only(chosen: Selection) -> Selection:
     return Selection((), (), chosen.certification, chosen.seed, len(chosen.certification), len(chosen.certification))
+
+
+def _write(
+    final: Path,
+    source: Source,
+    stored: Mapping[str, Stored],
+    chosen: Selection,
+    details: Mapping[str, Any],
+    certify: Callable[[dict[str, Any]], dict[str, Any]],
+) -> dict[str, Any]:
+    """Fills a folder: model, units, details, and last the certificate, which names the hashes of all the others."""
+    save_package(final, source, stored)
+    texts = isinstance(chosen.certification[0].content, str)
+    _certification_only(chosen).save(final / ("certification.jsonl.gz" if texts else "certification.npz"))
+    write_json(final / DETAILS, details)
+    files = sorted(path for path in final.rglob("*") if path.is_file())
+    digests = {path.relative_to(final).as_posix(): file_digest(path) for path in files}
+    certificate = certify({"nbytes": (final / WEIGHTS).stat().st_size, "files": digests})
+    write_json(final / CERTIFICATE, certificate)
+    return certificate
 
 
 def _put_in_place(final: Path, folder: Path) -> None:
