@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tercile.arrays import load_arrays, save_arrays
 from tercile.compression.bank import Bank, Candidate
 from tercile.compression.export_float import export_float
 from tercile.compression.package import load_package, save_package
 from tercile.compression.source import learnt, open_source, weights_digest
-from tercile.files import load_arrays, save_arrays
 from tercile.quantization.families import describe
 
 SCHEMES = ("int4-g8-asym-k6", "normal4-channel")

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import tercile
-from tercile import files
+from tercile import arrays, files
 from tercile.api import NotCertified, export_float, load, verify
 from tercile.compression.pipeline import check_memory, last_true, walk_rungs
 from tercile.compression.source import open_source
@@ -193,10 +193,10 @@ def test_a_quantile_of_the_loss_can_be_certified(pool, tmp_path) -> None:
 
 def test_the_float_folder_holds_the_same_numbers(small, tmp_path) -> None:
     out = export_float(small.folder, tmp_path / "float")
-    arrays, _ = files.load_arrays(out / "model.safetensors")
+    written, _ = arrays.load_arrays(out / "model.safetensors")
     state = small.model.state_dict()
-    assert arrays.keys() == state.keys()
-    assert all(np.array_equal(arrays[name], state[name].numpy()) for name in arrays)
+    assert written.keys() == state.keys()
+    assert all(np.array_equal(written[name], state[name].numpy()) for name in written)
 
 
 def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(small, pool, tmp_path, monkeypatch) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,17 +154,12 @@ def test_every_command_helps_with_an_example(command: str) -> None:
     assert shown.exit_code == 0 and f"Example: tercile papers {command}" in shown.output
 
 
-def test_list_and_show_load_neither_torch_nor_numpy_and_are_quick() -> None:
+def test_list_and_show_load_neither_torch_nor_numpy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from tercile.papers.commands import app\n"
         "assert CliRunner().invoke(app, ['list', '--json']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['show', 'iqn']).exit_code == 0\n"
         "print(sorted({'torch', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        best = min(best, time.perf_counter() - began)
-        assert done.stdout.strip() == "[]"
-    assert best < 1.0  # 0.3 s on an idle machine; the margin is for a busy one
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -66,7 +66,7 @@ def test_a_disk_that_fills_leaves_the_old_evidence_and_no_rubbish(toy, tmp_path:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="no room for"):
         record(run_method(toy(error=(1.5, 1.5, 1.5))), tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tercile.files import load_arrays, save_arrays
+from tercile.arrays import load_arrays, save_arrays
 from tercile.quantization import QTensor, Scheme
 from tercile.quantization.solvers import bias_correction, coordinate_descent, gptq, output_error, round_to_nearest
 from tercile.quantization.statistics import Statistics

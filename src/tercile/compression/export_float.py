@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tercile.arrays import save_arrays
 from tercile.compression.package import DESCRIPTION, WEIGHTS, decoded
 from tercile.compression.source import COMPANIONS
-from tercile.files import read_json, save_arrays, write_json
+from tercile.files import read_json, write_json
 
 
 def export_float(folder: Path, out: Path) -> Path:

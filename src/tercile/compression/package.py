@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tercile.arrays import load_arrays, save_arrays
 from tercile.compression.bank import Stored
 from tercile.compression.source import (
     COMPANIONS,
@@ -30,7 +31,7 @@ from tercile.compression.source import (
     preparer,
     stack_arrays,
 )
-from tercile.files import load_arrays, read_json, save_arrays, write_json
+from tercile.files import read_json, write_json
 from tercile.quantization import QTensor, Scheme
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "tercile.json"

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tercile.files import load_arrays, read_json, save_arrays, write_json
+from tercile.arrays import load_arrays, save_arrays
+from tercile.files import read_json, write_json
 
 
 class Workspace:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tercile.files import write_atomically
 from tercile.papers.declaration import Check
 from tercile.papers.verdict import Judgement, judge
 
@@ -116,8 +116,10 @@ def write_evidence(evidence: Evidence, folder: Path, plot: str | None) -> Path:
     if plot is None:
         picture.unlink(missing_ok=True)
     else:
-        _replace(picture, plot)
-    return _replace(folder / f"{evidence.slug}.json", text)
+        write_atomically(picture, plot.encode())
+    record = folder / f"{evidence.slug}.json"
+    write_atomically(record, text.encode())
+    return record
 
 
 def read_evidence(slug: str, folder: Path) -> Evidence | None:
@@ -196,18 +198,3 @@ def _whole(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     return value
-
-
-def _replace(path: Path, text: str) -> Path:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

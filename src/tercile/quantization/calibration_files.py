@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import nn
 
+from tercile.arrays import save_arrays
 from tercile.quantization.families import Family
 from tercile.quantization.statistics import Statistics
 
@@ -67,13 +66,7 @@ class Shelf:
             for number, each in unique.items()
             for key, array in each.to_arrays().items()
         }
-        path = self._path(index)
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            save_file(arrays, unfinished, {FORMAT: json.dumps({"mark": self.mark, "readers": readers})})
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        save_arrays(self._path(index), arrays, {FORMAT: json.dumps({"mark": self.mark, "readers": readers})})
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:04d}.safetensors"

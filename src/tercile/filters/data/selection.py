@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tercile.files import write_atomically
 from tercile.filters.data.example import Example, Rejection
 from tercile.filters.data.sides import SIDES
 
@@ -84,17 +85,7 @@ class Selection:
         # The formats know Selection, so Selection finds them only when asked.
         from tercile.filters.data.selection_file import packed
 
-        data = packed(self)
-        target = Path(path)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomically(Path(path), packed(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Selection:
