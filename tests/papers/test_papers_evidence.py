@@ -97,7 +97,7 @@ def _change(path: Path, **changes: object) -> None:
         ({"slug": "iqn"}, "it is about 'iqn'"),
         ({"format": 2}, "its format is 2"),
         ({"claim": None}, "claim must be text"),
-        ({"seeds": ["0", "1", "2"]}, "seeds must be a whole number"),
+        ({"seed": ["0", "1", "2"]}, "seed must be a whole number"),
         ({"seconds": None}, "seconds must be a finite number"),
     ],
 )
@@ -163,7 +163,7 @@ def test_all_committed_evidence_is_valid_and_judged_by_the_rule_in_the_code() ->
         method = load_method(path.stem)
         if isinstance(method, Method):
             assert evidence.rule == method.rule, path.name
-            assert evidence.size == "full" and evidence.seeds == method.seeds, path.name
+            assert evidence.size == "full" and evidence.seed == method.seeds, path.name
             assert path.with_suffix(".svg").is_file(), f"{path.name} has no plot"
             assert evidence.seconds < 15 * 60, path.name
         assert evidence.commit is not None, f"{path.name} does not say from which code it came"

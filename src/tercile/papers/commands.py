@@ -212,7 +212,7 @@ def _print_numbers(console: Console, evidence: Evidence) -> None:
     machine = ", ".join(
         str(evidence.machine[part]) for part in ("cpu", "cores") if evidence.machine.get(part)
     )
-    seeds = " ".join(map(str, evidence.seeds))
+    seeds = " ".join(map(str, evidence.seed))
     took = f"{evidence.seconds:.0f} s on {machine} cores, {evidence.date}{code}"
     console.print(_plain(f"\n{evidence.size} size, seeds {seeds}, {took}"), style="dim")
 

@@ -47,7 +47,7 @@ class Evidence:
     baseline: str
     size: str
     sizes: Mapping[str, int | float | str]
-    seeds: tuple[int, ...]
+    seed: tuple[int, ...]
     measured: Mapping[str, Quantity]
     rule: tuple[Check, ...]
     verdict: str
@@ -67,7 +67,7 @@ class Evidence:
 
     def runs(self) -> list[dict[str, float]]:
         """The measured quantities by name, one mapping a seed."""
-        return [{name: q.values[i] for name, q in self.measured.items()} for i in range(len(self.seeds))]
+        return [{name: q.values[i] for name, q in self.measured.items()} for i in range(len(self.seed))]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists, as in the file."""
@@ -161,14 +161,14 @@ def _parse(data: dict[str, Any]) -> Evidence:
     for name in TEXTS:
         if not isinstance(data[name], str):
             raise ValueError(f"{name} must be text, got {data[name]!r}")
-    seeds = tuple(_whole(seed, "seeds") for seed in data["seeds"])
+    seeds = tuple(_whole(seed, "seed") for seed in data["seed"])
     measured = {name: _quantity(name, entry, len(seeds)) for name, entry in data["measured"].items()}
     if not measured and data["verdict"] != "not here":
         raise ValueError(f"its verdict is {data['verdict']!r} but nothing was measured")
     known = {name: data[name] for name in Evidence.__dataclass_fields__}
     special = {
         "nr": _whole(data["nr"], "nr"),
-        "seeds": seeds,
+        "seed": seeds,
         "measured": measured,
         "rule": tuple(Check(**entry) for entry in data["rule"]),
         "seconds": _number(data["seconds"], "seconds"),

@@ -40,7 +40,7 @@ def plot_svg(evidence: Evidence) -> str:
     from matplotlib.figure import Figure
 
     results = evidence.judge().checks
-    seeds = len(evidence.seeds)
+    seeds = len(evidence.seed)
     panel = 0.75 + 0.22 * max(seeds, 2)
     top, bottom = 1.15, 0.35
     height = top + bottom + panel * len(results) + 0.62 * (len(results) - 1)
@@ -80,7 +80,7 @@ def plot_svg(evidence: Evidence) -> str:
 
 def _panel(axes: Axes, evidence: Evidence, result: CheckResult) -> None:
     check = result.check
-    rows = list(range(len(evidence.seeds)))
+    rows = list(range(len(evidence.seed)))
     baselines = sorted(name for name in Expression(check.text).names if name != check.quantity)
     numbers = [*result.values, *result.limits]
     ours = evidence.measured[check.quantity]
@@ -107,7 +107,7 @@ def _panel(axes: Axes, evidence: Evidence, result: CheckResult) -> None:
 
     axes.set_xlim(low, high)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(rows, [str(seed) for seed in evidence.seeds], size=7.5, color="#555555")
+    axes.set_yticks(rows, [str(seed) for seed in evidence.seed], size=7.5, color="#555555")
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_ylabel("seed", size=7.5, color="#555555")
