@@ -39,9 +39,8 @@ from tercile.quantization.families import Family, describe
 
 Progress = Callable[[str, int, int | None], None]
 
-# Rungs that are tried on the certification data, counted from the one that the selection data point at: two that are
-# safer, and one that is smaller in case the selection data were unlucky.
-WALK = (-4, -1, 0, 1)
+# Where the walk comes down to the rung that the selection data point at: this many rungs before it.
+APPROACH = (4, 1)
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def compress(
 
     def certification_losses(position: int) -> np.ndarray:
         losses[tried[position]] = score(
-            certifying, "certification", tried[position], f"certifying, step {position + 1} of at most {len(tried)}"
+            certifying, "certification", tried[position], f"certifying, step {position + 1}"
         )
         return losses[tried[position]]
 
@@ -152,6 +151,7 @@ def compress(
     ]
     passed = [step for step in steps if step["certified"]]
     if not passed:
+        workspace.remove()
         raise NotCertified(_refusal(steps[0], settings, len(chosen.certification)))
     rung = int(passed[-1]["rung"])
 
@@ -188,8 +188,13 @@ def last_true(test: Callable[[int], bool], count: int) -> int:
 
 
 def walk_rungs(frontier: int, count: int) -> list[int]:
-    """Rungs to try for a certificate, safest first: the safest of all, then those around the frontier."""
-    return sorted({0} | {rung for rung in (frontier + step for step in WALK) if 0 <= rung < count})
+    """Rungs to try for a certificate, in order: the safest of all, a few before the frontier, then every one from it on.
+
+    The order is settled before the certification data are looked at, and the walk ends at the first rung that fails, so
+    the long tail costs nothing unless the selection data were unlucky.
+    """
+    before = {frontier - step for step in APPROACH if frontier >= step}
+    return sorted({0} | before | set(range(max(frontier, 0), count)))
 
 
 def check_memory(source: Source, available: int | None = None) -> None:
