@@ -188,7 +188,7 @@ def last_true(test: Callable[[int], bool], count: int) -> int:
 
 
 def walk_rungs(frontier: int, count: int) -> list[int]:
-    """Rungs to try for a certificate, in order: the safest of all, a few before the frontier, then every one from it on.
+    """Rungs to try for a certificate, in order: the safest of all, a few before the frontier, then all from it on.
 
     The order is settled before the certification data are looked at, and the walk ends at the first rung that fails, so
     the long tail costs nothing unless the selection data were unlucky.
