@@ -59,6 +59,15 @@ def main(
     """Nothing happens before the command itself."""
 
 
+def _spellings(text: str) -> tuple[str, ...]:
+    """Schemes by commas; the commas of a codebook's values stay.
+
+    >>> _spellings("int4-g64, cb[-1,0,1]-g64")
+    ('int4-g64', 'cb[-1,0,1]-g64')
+    """
+    return tuple(part.strip() for part in re.split(r",(?![^\[]*\])", text))
+
+
 @app.command(
     epilog="Example: tercile compress minilm --max-loss 0.02 --confidence 0.95 --out small. "
     f"Stopped runs go on where they were when started again. {EXITS}"
@@ -121,7 +130,7 @@ def compress(
                     seed=seed,
                     column=column,
                     label_column=label_column,
-                    schemes=None if schemes is None else tuple(s.strip() for s in schemes.split(",")),
+                    schemes=None if schemes is None else _spellings(schemes),
                     units=units,
                     force=force,
                     progress=tell,
