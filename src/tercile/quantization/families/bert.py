@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from tercile.quantization.families.family import Block, Family, Scaling
+from tercile.quantization.families.family import Family, Scaling
 from tercile.quantization.families.layers import Inventory, has_gain, model_type, stack
+from tercile.quantization.families.stacked import stacked
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 VALUE, OUTPUT = "attention.self.value", "attention.output.dense"
@@ -25,25 +26,14 @@ def describe_bert(model: nn.Module, found: Inventory) -> Family | None:
     if model_type(model) not in MODEL_TYPES or not names:
         return None
     relu = getattr(model.config, "hidden_act", "") == "relu"
-    blocks = []
+    blocks = {}
     for name in names:
         scalings = [Scaling(f"{name}.{VALUE}", (f"{name}.{OUTPUT}",), "linear")]
         if relu:
             scalings.append(Scaling(f"{name}.{UP}", (f"{name}.{DOWN}",), "linear"))
-        legal = tuple(each for each in scalings if not found.shared & {each.producer, *each.readers})
-        blocks.append(Block(name, found.under(name), legal))
-    inside = {layer.name for block in blocks for layer in block.layers}
-    return Family(
-        name="bert",
-        # A decoder's cross-attention reads the encoder's output: one more argument, the same for every block.
-        sequential=True,
-        blocks=tuple(blocks),
-        embeddings=found.of("embedding"),
-        outside=tuple(each for each in found.layers if each.kind != "embedding" and each.name not in inside),
-        scalings=_head(model, found),
-        tied=found.tied,
-        skipped=found.skipped,
-    )
+        blocks[name] = scalings
+    # A decoder's cross-attention reads the encoder's output: one more argument, the same for every block.
+    return stacked("bert", found, blocks, _head(model, found))
 
 
 def _head(model: nn.Module, found: Inventory) -> tuple[Scaling, ...]:

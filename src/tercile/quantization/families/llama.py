@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from tercile.quantization.families.family import Block, Family, Scaling
+from tercile.quantization.families.family import Family, Scaling
 from tercile.quantization.families.layers import Inventory, has_gain, model_type, stack
+from tercile.quantization.families.stacked import stacked
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ATTENTION_NORM, QUERY, KEY = "input_layernorm", "self_attn.q_proj", "self_attn.k_proj"
@@ -25,7 +26,7 @@ def describe_llama(model: nn.Module, found: Inventory) -> Family | None:
     if model_type(model) not in MODEL_TYPES or not names:
         return None
     modules = dict(model.named_modules())
-    blocks = []
+    blocks = {}
     for name in names:
         value, output = modules[f"{name}.{VALUE}"], modules[f"{name}.{OUTPUT}"]
         head = int(modules[f"{name}.self_attn"].head_dim)
@@ -37,21 +38,10 @@ def describe_llama(model: nn.Module, found: Inventory) -> Family | None:
             Scaling(f"{name}.{UP}", (f"{name}.{DOWN}",), "linear"),
             Scaling(f"{name}.{VALUE}", (f"{name}.{OUTPUT}",), "linear", repeats, head),
         )
-        legal = tuple(each for each in scalings if not found.shared & {each.producer, *each.readers})
-        blocks.append(Block(name, found.under(name), legal))
-    inside = {layer.name for block in blocks for layer in block.layers}
+        blocks[name] = scalings
     # Where some layers see a window of the text and some all of it, blocks differ in the mask they are given.
     kinds = set(getattr(model.config, "layer_types", None) or ())
-    return Family(
-        name="llama",
-        sequential=len(kinds) <= 1,
-        blocks=tuple(blocks),
-        embeddings=found.of("embedding"),
-        outside=tuple(each for each in found.layers if each.kind != "embedding" and each.name not in inside),
-        scalings=_head(modules, found),
-        tied=found.tied,
-        skipped=found.skipped,
-    )
+    return stacked("llama", found, blocks, _head(modules, found), sequential=len(kinds) <= 1)
 
 
 def _head(modules: dict[str, nn.Module], found: Inventory) -> tuple[Scaling, ...]:

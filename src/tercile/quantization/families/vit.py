@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from tercile.quantization.families.family import Block, Family, Scaling
+from tercile.quantization.families.family import Family, Scaling
 from tercile.quantization.families.layers import Inventory, has_gain, model_type, stack
+from tercile.quantization.families.stacked import stacked
 
 MODEL_TYPES = ("vit",)
 ATTENTION_NORM, FEED_NORM, UP, DOWN = "layernorm_before", "layernorm_after", "mlp.fc1", "mlp.fc2"
@@ -22,7 +23,7 @@ def describe_vit(model: nn.Module, found: Inventory) -> Family | None:
     if model_type(model) not in MODEL_TYPES or not names:
         return None
     relu = getattr(model.config, "hidden_act", "") == "relu"
-    blocks = []
+    blocks = {}
     for name in names:
         projections = tuple(f"{name}.{each}" for each in (QUERY, KEY, VALUE))
         scalings = [
@@ -32,19 +33,8 @@ def describe_vit(model: nn.Module, found: Inventory) -> Family | None:
         ]
         if relu:
             scalings.append(Scaling(f"{name}.{UP}", (f"{name}.{DOWN}",), "linear"))
-        legal = tuple(each for each in scalings if not found.shared & {each.producer, *each.readers})
-        blocks.append(Block(name, found.under(name), legal))
-    inside = {layer.name for block in blocks for layer in block.layers}
-    return Family(
-        name="vit",
-        sequential=True,
-        blocks=tuple(blocks),
-        embeddings=found.of("embedding"),
-        outside=tuple(each for each in found.layers if each.kind != "embedding" and each.name not in inside),
-        scalings=_head(model, found),
-        tied=found.tied,
-        skipped=found.skipped,
-    )
+        blocks[name] = scalings
+    return stacked("vit", found, blocks, _head(model, found))
 
 
 def _head(model: nn.Module, found: Inventory) -> tuple[Scaling, ...]:
