@@ -22,6 +22,12 @@ from tercile.quantization.scheme import Ranges, Scheme
 Bounds = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
+# Scale and offset of each row of a stack of blocks, given weights and the ends of the min-max range.
+Search = Callable[
+    [np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, Scheme], tuple[np.ndarray, np.ndarray]
+]
+
+
 class RangeEstimator(Protocol):
     """What solvers take as `ranges`."""
 
@@ -108,6 +114,19 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
     >>> bool(mse(x, scheme).scale[0, 0] < min_max(x, scheme).scale[0, 0])
     True
     """
+    return searched(values, scheme, importance, _search_ends if scheme.asymmetric else _search_scales)
+
+
+def searched(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None, search: Search) -> Ranges:
+    """Ranges whose scale and offset a search finds for each block, within its min-max range.
+
+    Parameters
+    ----------
+    values, scheme, importance
+        As for `mse`.
+    search
+        (blocks (n, elements), weights alike or None, lower ends (n,), upper ends (n,), scheme) -> scale, offset (n,).
+    """
     matrix = _checked(values)
     low, high = _bounds(matrix, scheme, lambda block: (block.min(axis=1), block.max(axis=1)))
     scale, offset = np.zeros_like(low), np.zeros_like(low)
@@ -116,7 +135,6 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
     else:
         spread = np.broadcast_to(_checked_importance(importance, matrix.shape), matrix.shape)
         weights = (piece for _, _, piece in scheme.blocks.pieces(spread))
-    search = _search_ends if scheme.asymmetric else _search_scales
     for (rows, columns, block), weight in zip(scheme.blocks.pieces(matrix), weights):
         lo, hi = low[rows, columns], high[rows, columns]
         best_scale, best_offset = search(block, weight, lo.reshape(-1), hi.reshape(-1), scheme)

@@ -8,13 +8,12 @@ is clipped, which costs less.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from tercile import _native
-from tercile.quantization.ranges.estimators import _bounds, _checked, _checked_importance, _to_scale
+from tercile.quantization.ranges.estimators import _to_scale, searched
 from tercile.quantization.scheme import Ranges, Scheme
 
 # Fractions of the min-max range that are tried first: far enough down for a block with one huge outlier,
@@ -66,19 +65,7 @@ def golden_section(values: np.ndarray, scheme: Scheme, importance: np.ndarray | 
     >>> bool(abs(golden_section(x, scheme).scale[0, 0]) < 0.8 * min_max(x, scheme).scale[0, 0])
     True
     """
-    matrix = _checked(values)
-    low, high = _bounds(matrix, scheme, lambda block: (block.min(axis=1), block.max(axis=1)))
-    scale, offset = np.zeros_like(low), np.zeros_like(low)
-    if importance is None:
-        weights: Iterator[np.ndarray | None] = itertools.repeat(None)
-    else:
-        spread = np.broadcast_to(_checked_importance(importance, matrix.shape), matrix.shape)
-        weights = (values for _, _, values in scheme.blocks.pieces(spread))
-    for (rows, columns, block), weight in zip(scheme.blocks.pieces(matrix), weights):
-        ends = low[rows, columns].reshape(-1), high[rows, columns].reshape(-1)
-        best = _search(block, weight, *ends, scheme)
-        scale[rows, columns], offset[rows, columns] = (one.reshape(scale[rows, columns].shape) for one in best)
-    return scheme.ranges(scale, offset if scheme.asymmetric else None)
+    return searched(values, scheme, importance, _search)
 
 
 def _search(
