@@ -5,15 +5,13 @@ Both are imported inside the commands, so that `--help` needs no torch.
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tercile.named import named
 from tercile.papers.commands import app as papers
 
 if TYPE_CHECKING:
@@ -299,14 +297,10 @@ def _data(spec: str | None) -> Any:
     """What `--data` means: a path or `-` as it is, `module:function` called."""
     if spec is None or spec == "-" or Path(spec).exists():
         return spec
-    named = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", spec)
-    if named is None:
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is None:
         return spec
-    # As `python -m` does: what lies in the folder where the user stands can be named.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(named[1]), named[2])
+        function = named(spec)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--data {spec}: {error}") from error
     return function()

@@ -98,18 +98,19 @@ def compress(
     check_memory(source)
     family = describe(source.module)
     chosen = _select(data, settings, column, label_column, tell)
+    weights = weights_digest(source)
     workspace = Workspace(
         folder.with_name(folder.name + ".partial"),
         {
             "settings": settings.as_json(),
             "task": [task.name, task.loss],
-            "weights": weights_digest(source),
+            "weights": weights,
             "data": _selection_digest(chosen),
             "torch": [torch.__version__, torch.get_num_threads()],
         },
     )
     bank = _solve(source, family, chosen, settings, workspace, tell)
-    layers = quantizable(family)
+    layers = [layer.name for layer in family.layers]
     original_bytes = source.nbytes
     kept_bytes = original_bytes - sum(_stored_bytes(source, layer) for layer in layers)
 
@@ -160,7 +161,7 @@ def compress(
     details = make_details(
         source, task, family, chosen, table, ladder, stored, selection_losses, steps, losses[rung], kept_bytes, rung
     )
-    original = {"source": label or source.spec, "weights_sha256": weights_digest(source), "nbytes": original_bytes}
+    original = {"source": label or source.spec, "weights_sha256": weights, "nbytes": original_bytes}
 
     def certify(small: dict[str, Any]) -> dict[str, Any]:
         units = [example.digest for example in chosen.certification]
@@ -171,11 +172,6 @@ def compress(
     _put_in_place(final, folder)
     workspace.remove()
     return Outcome(folder, certificate, details)
-
-
-def quantizable(family: Family) -> tuple[str, ...]:
-    """Names of all layers that are stored under a scheme, in model order; of tied ones the first."""
-    return tuple(layer.name for layer in family.layers)
 
 
 def last_true(test: Callable[[int], bool], count: int) -> int:

@@ -7,10 +7,8 @@ inputs, and a guess at what the model is for.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 
 from tercile.filters.data.example import Content
+from tercile.named import named
 
 Kind = Literal["folder", "builder", "module"]
 Inputs = Mapping[str, torch.Tensor] | torch.Tensor
@@ -155,15 +154,13 @@ def weights_digest(source: Source) -> str:
 
 def build(spec: str) -> tuple[torch.nn.Module, Prepare | None]:
     """Calls `module:function` and checks what comes back."""
-    module_name, _, function_name = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function = named(spec)
     except ModuleNotFoundError as error:
         mend = "run from the folder where it is, or install it"
         raise ValueError(f"{spec!r}: no module {error.name!r}; {mend}") from None
     except AttributeError:
+        module_name, _, function_name = spec.partition(":")
         raise ValueError(f"{spec!r}: module {module_name!r} has no {function_name!r}") from None
     built = function()
     module, prepare = built if isinstance(built, tuple) and len(built) == 2 else (built, None)

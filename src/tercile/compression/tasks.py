@@ -6,10 +6,7 @@ the ones with a name; a user's own is any function of the same signature.
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ import torch
 
 from tercile.compression.batches import Batch
 from tercile.compression.source import Source
+from tercile.named import named
 
 Losses = Callable[[Any, Any, Batch], Any]
 
@@ -213,11 +211,8 @@ def _pooling(source: Source) -> str:
 
 
 def _import(spec: str) -> Losses:
-    module_name, _, function_name = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function = named(spec)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"loss {spec!r} can't be imported ({error}); run from the folder where it is") from None
     if not callable(function):
