@@ -4,8 +4,9 @@
 
 writes checkpoints and a log to ``--work`` and, at the end, a Transformers folder there under ``model/``.
 The schedule follows the clock, not a step count: the learning rate warms up, stays, and falls to zero over
-the last third of the given minutes, whatever else the machine does meanwhile. Killed and started again, it
-goes on from its last checkpoint with the minutes that are left.
+the last half of the given minutes, whatever else the machine does meanwhile. Killed and started again, it
+goes on from its last checkpoint with the minutes that are left. ``--start-from`` begins a new schedule on
+what an earlier one learnt.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,9 +214,13 @@ def export_checkpoint(work: Path, folder: Path) -> None:
     export(model, PreTrainedTokenizerFast.from_pretrained(work / "tokenizer"), folder)
 
 
-def train(minutes: float, work: Path, seed: int, threads: int) -> None:
+def train(minutes: float, work: Path, seed: int, threads: int, start_from: Path | None = None) -> None:
     """Train for `minutes` of wall-clock time and export to ``work/model``."""
     work.mkdir(parents=True, exist_ok=True)
+    if start_from is not None and not (work / "checkpoint.pt").exists():
+        shutil.copytree(start_from / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
+        earlier = torch.load(start_from / "checkpoint.pt", weights_only=True)
+        save_atomically(earlier | {"seconds": 0.0}, work / "checkpoint.pt")
     trained, held = split(documents())
     if not (work / "tokenizer" / "tokenizer.json").exists():
         train_tokenizer(trained).save_pretrained(work / "tokenizer")
@@ -302,9 +308,10 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=Path("language-model-training"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start-from", type=Path, help="work folder of an earlier schedule to go on from")
     parser.add_argument("--export", type=Path, help="only write the last checkpoint to this folder")
     given = parser.parse_args()
     if given.export:
         export_checkpoint(given.work, given.export)
     else:
-        train(given.minutes, given.work, given.seed, given.threads)
+        train(given.minutes, given.work, given.seed, given.threads, given.start_from)
