@@ -48,7 +48,7 @@ def test_weight_traces_lie_within_their_error_of_the_exact_traces(network):
     total = sum(float(block.trace()) for block in exact.values())
     for name, block in exact.items():
         assert found[name].size == len(block)
-        assert found[name].error < 0.02 * total
+        assert found[name].error < 0.05 * total
         assert abs(found[name].value - float(block.trace())) < 4 * found[name].error + 1e-9, name
 
 
