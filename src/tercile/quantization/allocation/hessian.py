@@ -157,7 +157,7 @@ def input_traces(
 def top_eigenvalues(
     losses: Sequence[Loss], tensors: Mapping[str, torch.Tensor], *, steps: int = 20, seed: int = 0
 ) -> dict[str, float]:
-    """Largest eigenvalue, by magnitude, of each parameter's own block of the Hessian of the mean loss.
+    """Magnitude of the largest eigenvalue of each parameter's own block of the Hessian of the mean loss.
 
     Power iteration on every block by itself: what the first HAWQ ranked layers by, and what traces are compared with.
 
@@ -195,7 +195,7 @@ def top_eigenvalues(
                 product = torch.zeros_like(tensor)
                 for gradients in graphs:
                     product += _product(gradients[name], tensor, vector) / len(graphs)
-                value = float((vector * product).sum())
+                value = float(product.norm())  # also where two eigenvalues differ in sign only
                 vector = product
             found[name] = value
     return found
