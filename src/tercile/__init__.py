@@ -4,7 +4,7 @@
     >>> tercile.__version__
     '0.1.0'
 
-Importing this package loads nothing heavy; `compress`, `load` and `verify` bring in torch when they are first used.
+Importing this package loads nothing heavy; `certify`, `compress`, `load` and `verify` bring in torch when they are first used.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compress", "load", "verify"]
+__all__ = ["__version__", "certify", "compress", "load", "verify"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"compress", "load", "verify"}:
+    if name in {"certify", "compress", "load", "verify"}:
         from tercile import api
 
         return getattr(api, name)

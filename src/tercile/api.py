@@ -26,7 +26,17 @@ from tercile.files import read_json
 from tercile.filters.data.example import Content, Example
 from tercile.zoo import find, list_models
 
-__all__ = ["Compressed", "Model", "NotCertified", "Verification", "compress", "export_float", "load", "verify"]
+__all__ = [
+    "Compressed",
+    "Model",
+    "NotCertified",
+    "Verification",
+    "certify",
+    "compress",
+    "export_float",
+    "load",
+    "verify",
+]
 
 ZOO = tuple(entry.name for entry in list_models())
 ModelSpec = str | os.PathLike[str] | torch.nn.Module
@@ -175,6 +185,76 @@ def compress(
     return Compressed(outcome.certificate, outcome.details, outcome.folder, None if source.kind == "folder" else model)
 
 
+def certify(
+    original: ModelSpec,
+    small: ModelSpec,
+    data: Any = None,
+    *,
+    max_loss: float | None = None,
+    confidence: float = 0.95,
+    out: str | os.PathLike[str] | None = None,
+    task: str | None = None,
+    loss: Any = None,
+    quantile: float | None = None,
+    seed: int = 0,
+    column: str | None = None,
+    label_column: str | None = None,
+    units: int = 1500,
+    prepare: Prepare | None = None,
+    builder: Any = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Compressed:
+    """A certificate for a small model that any tool made.
+
+    Parameters
+    ----------
+    original
+        As `model` in `compress`.
+    small
+        A folder that `compress` wrote, a Transformers folder (also one quantized by a tool that Transformers loads,
+        such as compressed-tensors), a GGUF or ONNX file, `module:function`, or a torch module. It is run as it is, on
+        the inputs that the original's tokenizer makes.
+    data
+        Examples that played no part in making the small model. A zoo model's own sample is used when data is None.
+    max_loss
+        The promise to test; by default the least that can be promised is found.
+    confidence, quantile, out, task, loss, seed, column, label_column, units, prepare, force, progress
+        As in `compress`; `units` is the most examples that are scored.
+    builder
+        What builds the module of a packed folder that says only `module:function`.
+
+    Returns
+    -------
+    Compressed: its folder holds the certificate, the examples and what the report shows; the small model stays where
+    it is.
+
+    Raises
+    ------
+    NotCertified
+        If `max_loss` can't be promised; the message says what can.
+    ValueError, TypeError, OSError
+        For input that can't be used; nothing is left half-written.
+
+    Examples
+    --------
+    >>> made = certify("debian-llama", "debian-llama-q4_0.gguf", units=400)  # doctest: +SKIP
+    >>> made.certificate["statement"]  # doctest: +SKIP
+    """
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tercile-")) / "certified"
+    source, label, own_task, sample = _open(original, prepare)
+    if data is None and sample is None:
+        raise ValueError(f"data is missing: {label!r} brings no sample of its own; give --data")
+    made = make_task(source, task or own_task, loss)
+    opened = compression.open_third_party(small, builder or _packed_builder(small))
+    outcome = compression.certify(
+        source, opened, made, sample if data is None else data, folder,
+        max_loss=max_loss, confidence=confidence, quantile=quantile, seed=seed, units=units,
+        label=label, column=column, label_column=label_column, force=force, progress=progress,
+    )  # fmt: skip
+    return Compressed(outcome.certificate, outcome.details, outcome.folder)
+
+
 def load(folder: ModelSpec, *, builder: Any = None) -> Model:
     """Opens a compressed folder, or an original by the same names that `compress` takes.
 
@@ -203,6 +283,7 @@ def verify(
     original: ModelSpec | None = None,
     loss: Any = None,
     data: Any = None,
+    small: ModelSpec | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Recomputes a certificate from the files: hashes, losses of both models, and the bound.
@@ -217,6 +298,8 @@ def verify(
         The loss function, if the certificate was made with one of your own.
     data
         The certification units, where the folder does not hold them.
+    small
+        The small model, for a certificate of `certify` whose model is not where it was.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -233,7 +316,7 @@ def verify(
 
         examples = tuple(read(data))
     builder = None if source.kind == "folder" else (source.spec if source.kind == "builder" else _copy_of(source))
-    return compression.verify(path, source, builder=builder, loss=loss, data=examples, progress=progress)
+    return compression.verify(path, source, builder=builder, loss=loss, data=examples, small=small, progress=progress)
 
 
 def export_float(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -254,6 +337,11 @@ def _zoo_builder(folder: Path) -> str | None:
     """The builder that a packed folder names, if it is one of the zoo's own."""
     made = read_json(folder / DESCRIPTION).get("architecture", {}).get("build")
     return made if made in {find(name).card.get("build") for name in ZOO} else None
+
+
+def _packed_builder(small: ModelSpec) -> str | None:
+    path = Path(small) if isinstance(small, (str, os.PathLike)) else None
+    return _zoo_builder(path) if path is not None and (path / DESCRIPTION).is_file() else None
 
 
 def _copy_of(source: Source) -> torch.nn.Module:

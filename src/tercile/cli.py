@@ -23,8 +23,7 @@ EXITS = (
 )
 
 app = typer.Typer(
-    help="Say how much quality you may lose, and get the smallest model that stays within it, "
-    "with a certificate.",
+    help="Say how much quality you may lose, and get the smallest model that stays within it, with a certificate.",
     epilog=f"Example: tercile compress minilm --max-loss 0.02 --out small. {EXITS}",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -87,9 +86,7 @@ def compress(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(
-            help="embedding, classifier, language-model or custom. Default: guessed from the model."
-        ),
+        typer.Option(help="embedding, classifier, language-model or custom. Default: guessed from the model."),
     ] = None,
     loss: Annotated[
         str | None,
@@ -140,11 +137,90 @@ def compress(
         folder = out if made.folder is None else made.folder
         report = made.report(folder / "report.html")
         if as_json:
-            terminal.print_json(
-                {"certified": True, **_places(folder, report), "certificate": made.certificate}
-            )
+            terminal.print_json({"certified": True, **_places(folder, report), "certificate": made.certificate})
         else:
             terminal.print_compressed(_console(), made.certificate, made.details, folder, report)
+
+
+@app.command(
+    epilog="Example: tercile certify ./original model-Q4_K_M.gguf --data held-out.jsonl --out certified. "
+    f"Stopped runs go on where they were when started again. {EXITS}"
+)
+def certify(
+    original: Annotated[
+        str,
+        typer.Argument(help="A name from `tercile zoo list`, a Transformers folder, or `module:function`."),
+    ],
+    small: Annotated[
+        str,
+        typer.Argument(
+            help="The small model, whoever made it: a Transformers folder (compressed-tensors too), a .gguf or .onnx "
+            "file, a folder of `tercile compress`, or `module:function`."
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Examples that played no part in making the small model: as in `tercile compress`. Default: the "
+            "sample that comes with a zoo model."
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="The loss that you can bear. Default: find the least that can be promised.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="How sure the certificate has to be.")] = 0.95,
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")] = Path("certified"),
+    task: Annotated[
+        str | None, typer.Option(help="embedding, classifier, language-model or custom. Default: guessed.")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="A loss of the task by name, or your own as `module:function`, in [0, 1]."),
+    ] = None,
+    quantile: Annotated[
+        float | None, typer.Option(help="Bound this quantile of the loss, such as 0.95, not the mean.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which units are drawn when there are more than --units.")] = 0,
+    column: Annotated[str | None, typer.Option(help="Field of the data that holds the content.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
+    units: Annotated[int, typer.Option(help="Most units that are scored.")] = 1500,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Certify a small model that any tool made, against its original."""
+    from tercile import terminal
+
+    with terminal.stopping("stopped; the same command goes on from here"):
+        from tercile import api
+
+        try:
+            with terminal.stages() as tell:
+                made = api.certify(
+                    original,
+                    small,
+                    _data(data),
+                    max_loss=max_loss,
+                    confidence=confidence,
+                    out=out,
+                    task=task,
+                    loss=loss,
+                    quantile=quantile,
+                    seed=seed,
+                    column=column,
+                    label_column=label_column,
+                    units=units,
+                    force=force,
+                    progress=tell,
+                )
+        except api.NotCertified as error:
+            if as_json:
+                terminal.print_json({"certified": False, "reason": str(error)})
+            terminal.stop(str(error), 1)
+        report = made.report(out / "report.html")
+        if as_json:
+            terminal.print_json({"certified": True, **_places(out, report), "certificate": made.certificate})
+        else:
+            terminal.print_compressed(_console(), made.certificate, made.details, out, report)
 
 
 @app.command(epilog=f"Example: tercile verify small. {EXITS}")
@@ -156,8 +232,9 @@ def verify(
     data: Annotated[
         str | None, typer.Option(help="The certification units, where the folder does not hold them.")
     ] = None,
-    loss: Annotated[
-        str | None, typer.Option(help="Your own loss, as `module:function`, where one was used.")
+    loss: Annotated[str | None, typer.Option(help="Your own loss, as `module:function`, where one was used.")] = None,
+    small: Annotated[
+        str | None, typer.Option(help="The small model of `tercile certify`, where it is not where it was.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -169,7 +246,7 @@ def verify(
 
         own = {} if loss is None else {"loss": loss}
         with terminal.stages() as tell:
-            found = api.verify(folder, original=original, data=_data(data), progress=tell, **own)
+            found = api.verify(folder, original=original, data=_data(data), small=small, progress=tell, **own)
         if as_json:
             checks = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in found.checks]
             terminal.print_json({"ok": found.ok, "checks": checks, "certificate": found.certificate})
@@ -182,9 +259,7 @@ def verify(
 @app.command(epilog=f"Example: tercile report small --out report.html. {EXITS}")
 def report(
     folder: Folder,
-    out: Annotated[
-        Path | None, typer.Option(help="HTML file to write. Default: report.html in the folder.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write. Default: report.html in the folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the report again: one self-contained HTML page."""
@@ -241,9 +316,7 @@ def demo(
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with terminal.stages() as tell:
-                    made = api.compress(
-                        MODEL, max_loss=MAX_LOSS, confidence=CONFIDENCE, out=out, progress=tell
-                    )
+                    made = api.compress(MODEL, max_loss=MAX_LOSS, confidence=CONFIDENCE, out=out, progress=tell)
             except api.NotCertified as error:
                 terminal.stop(str(error), 1)
             made.report(out / "report.html")

@@ -46,3 +46,24 @@ def sentences(n: int = 900) -> list[str]:
     generator = torch.Generator().manual_seed(3)
     words = ["".join(chr(97 + int(i)) for i in torch.randint(26, (5,), generator=generator)) for _ in range(400)]
     return [" ".join(words[int(i)] for i in torch.randint(400, (12,), generator=generator)) for _ in range(n)]
+
+
+def _rounded(digits: int):
+    model = network()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.round(parameter, decimals=digits))
+    return model, prepare
+
+
+def rounded():
+    """What another tool could have made of `network`."""
+    return _rounded(1)
+
+
+def rounded_more():
+    return _rounded(0)
+
+
+def narrow():
+    return nn.Sequential(nn.Linear(64, 4)), prepare

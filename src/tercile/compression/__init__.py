@@ -1,6 +1,7 @@
 """The main job: select, encode, certify, report."""
 
 from tercile.compression.certificate import NotCertified
+from tercile.compression.certify import certify
 from tercile.compression.export_float import export_float
 from tercile.compression.package import load_package, save_package
 from tercile.compression.pipeline import Outcome, compress
@@ -8,6 +9,7 @@ from tercile.compression.scoring import Scorer
 from tercile.compression.settings import SCHEMES, Settings
 from tercile.compression.source import Source, open_source
 from tercile.compression.tasks import LOSSES, TASKS, Task, make_task
+from tercile.compression.third_party import ThirdParty, open_third_party
 from tercile.compression.verify import Check, Verification, verify
 
 __all__ = [
@@ -21,12 +23,15 @@ __all__ = [
     "Settings",
     "Source",
     "Task",
+    "ThirdParty",
     "Verification",
+    "certify",
     "compress",
     "export_float",
     "load_package",
     "make_task",
     "open_source",
+    "open_third_party",
     "save_package",
     "verify",
 ]

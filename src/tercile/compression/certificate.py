@@ -34,6 +34,7 @@ def make_certificate(
     original: Mapping[str, Any],
     small: Mapping[str, Any],
     unit_hashes: Sequence[str],
+    beside: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The sealed certificate of the last certified rung of a walk.
 
@@ -47,6 +48,8 @@ def make_certificate(
         Source, size and hashes of each model.
     unit_hashes
         Of the certification examples, in the order in which they were tested.
+    beside
+        Hashes of the other files in the certificate's folder, where that is not the small model's own.
     """
     chosen = [step for step in walk if step["certified"]][-1]
     certificate = {
@@ -71,6 +74,8 @@ def make_certificate(
         "seed": settings.seed,
         "versions": versions(),
     }
+    if beside is not None:
+        certificate["beside"] = dict(beside)
     return certificate | {"digest": seal(certificate)}
 
 

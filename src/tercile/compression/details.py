@@ -10,7 +10,7 @@ import numpy as np
 from tercile.compression.bank import Stored
 from tercile.compression.source import Source, learnt
 from tercile.compression.tasks import Task
-from tercile.filters.data import Selection
+from tercile.filters.data import Example, Selection
 from tercile.quantization.allocation import Allocation, SensitivityTable
 from tercile.quantization.families import Family
 
@@ -48,7 +48,6 @@ def make_details(
         Bytes of the tensors that are not quantized.
     """
     by_rung = {step["rung"]: step for step in steps}
-    worst = np.argsort(-losses.astype(np.float64), kind="stable")[:WORST]
     return {
         "format": "tercile-details",
         "version": 1,
@@ -62,12 +61,7 @@ def make_details(
             "float_nbytes": kept_bytes,
             "skipped": [[name, reason] for name, reason in family.skipped],
         },
-        "selection": chosen.summary(),
-        "used": {
-            "calibration": len(chosen.calibration),
-            "selection": len(chosen.selection),
-            "certification": len(chosen.certification),
-        },
+        **describe_data(chosen),
         "layers": [
             {
                 "name": layer.name,
@@ -98,13 +92,28 @@ def make_details(
             }
             for number, allocation in enumerate(ladder)
         ],
+        **describe_losses(losses, chosen.certification),
+    }
+
+
+def describe_data(chosen: Selection) -> dict[str, Any]:
+    """What was read, turned away and used."""
+    return {
+        "selection": chosen.summary(),
+        "used": {
+            "calibration": len(chosen.calibration),
+            "selection": len(chosen.selection),
+            "certification": len(chosen.certification),
+        },
+    }
+
+
+def describe_losses(losses: np.ndarray, examples: Sequence[Example]) -> dict[str, Any]:
+    """The loss of every certification example, and the worst ones with their text."""
+    worst = np.argsort(-losses.astype(np.float64), kind="stable")[:WORST]
+    return {
         "losses": [float(loss) for loss in losses],
         "worst": [
-            {
-                "loss": float(losses[i]),
-                "origin": chosen.certification[i].origin,
-                "excerpt": chosen.certification[i].excerpt,
-            }
-            for i in worst
+            {"loss": float(losses[i]), "origin": examples[i].origin, "excerpt": examples[i].excerpt} for i in worst
         ],
     }

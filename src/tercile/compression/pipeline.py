@@ -7,11 +7,10 @@ stopped takes up where it was.
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,11 @@ from tercile.compression.sensitivity import measure_sensitivity
 from tercile.compression.settings import Settings
 from tercile.compression.source import Source, learnt, weights_digest
 from tercile.compression.tasks import Task, run
+from tercile.compression.units import least_units, save_certification, selection_digest, without_paths
 from tercile.compression.workspace import Workspace
 from tercile.files import write_json
-from tercile.filters.data import Example, Selection, select
-from tercile.quantiles.certificate import quantile_upper_bound, units_needed, upper_bound, walk
+from tercile.filters.data import Selection, select
+from tercile.quantiles.certificate import quantile_upper_bound, upper_bound, walk
 from tercile.quantization.allocation import pareto_ladder
 from tercile.quantization.calibration import collect, count_rows
 from tercile.quantization.families import Family, describe
@@ -105,7 +105,7 @@ def compress(
             "settings": settings.as_json(),
             "task": [task.name, task.loss],
             "weights": weights,
-            "data": _selection_digest(chosen),
+            "data": selection_digest(chosen),
             "torch": [torch.__version__, torch.get_num_threads()],
         },
     )
@@ -169,7 +169,7 @@ def compress(
 
     final = Path(tempfile.mkdtemp(prefix=".final-", dir=workspace.folder))
     certificate = _write(final, source, stored, chosen, details, certify)
-    _put_in_place(final, folder)
+    put_in_place(final, folder)
     workspace.remove()
     return Outcome(folder, certificate, details)
 
@@ -223,19 +223,8 @@ def check_memory(source: Source, available: int | None = None) -> None:
         )
 
 
-def _select(
-    data: Any, settings: Settings, column: str | None, label_column: str | None, tell: Progress
-) -> Selection:
-    least = units_needed(settings.max_loss, settings.confidence, 0.0)
-    if settings.quantile is not None:
-        least = 1
-        while settings.quantile**least > 1 - settings.confidence:
-            least += 1
-    if least > settings.units:
-        raise ValueError(
-            f"max_loss {settings.max_loss:g} at confidence {settings.confidence:g} takes at least {least:,} "
-            f"certification units, and units is {settings.units:,}; raise units, or the loss that you can bear"
-        )
+def _select(data: Any, settings: Settings, column: str | None, label_column: str | None, tell: Progress) -> Selection:
+    least = least_units(settings)
     chosen = select(
         data,
         seed=settings.seed,
@@ -247,34 +236,14 @@ def _select(
         label_column=label_column,
         progress=tell,
     )
-    # Origins are told from the data's own folder on: where that lies is nobody's business but the user's.
-    here = f"{Path(data).parent}/" if isinstance(data, (str, os.PathLike)) and Path(data).parent != Path() else "\0"
-
-    def told(examples: Sequence[Example]) -> tuple[Example, ...]:
-        return tuple(replace(example, origin=example.origin.replace(here, "")) for example in examples)
-
     # The sides are in the order of a hash of the content, so their heads are random draws.
+    chosen = without_paths(chosen, data)
     return replace(
         chosen,
-        calibration=told(chosen.calibration[: settings.calibration]),
-        selection=told(chosen.selection[: settings.selection]),
-        certification=told(chosen.certification[: settings.units]),
-        samples={
-            reason: tuple(
-                replace(one, origin=one.origin.replace(here, ""), detail=one.detail.replace(here, "")) for one in those
-            )
-            for reason, those in chosen.samples.items()
-        },
+        calibration=chosen.calibration[: settings.calibration],
+        selection=chosen.selection[: settings.selection],
+        certification=chosen.certification[: settings.units],
     )
-
-
-def _selection_digest(chosen: Selection) -> str:
-    digest = hashlib.sha256()
-    for side in (chosen.calibration, chosen.selection, chosen.certification):
-        for example in side:
-            digest.update(f"{example.digest} {example.label!r}\n".encode())
-        digest.update(b"-\n")
-    return digest.hexdigest()
 
 
 def _solve(
@@ -333,10 +302,6 @@ def _refusal(step: Mapping[str, Any], settings: Settings, units: int) -> str:
     )
 
 
-def _certification_only(chosen: Selection) -> Selection:
-    return Selection((), (), chosen.certification, chosen.seed, len(chosen.certification), len(chosen.certification))
-
-
 def _write(
     final: Path,
     source: Source,
@@ -347,8 +312,7 @@ def _write(
 ) -> dict[str, Any]:
     """Fills a folder: model, units, details, and last the certificate, which names the hashes of all the others."""
     save_package(final, source, stored)
-    texts = isinstance(chosen.certification[0].content, str)
-    _certification_only(chosen).save(final / ("certification.jsonl.gz" if texts else "certification.npz"))
+    save_certification(chosen, final)
     write_json(final / DETAILS, details)
     files = sorted(path for path in final.rglob("*") if path.is_file())
     digests = {path.relative_to(final).as_posix(): file_digest(path) for path in files}
@@ -357,7 +321,7 @@ def _write(
     return certificate
 
 
-def _put_in_place(final: Path, folder: Path) -> None:
+def put_in_place(final: Path, folder: Path) -> None:
     """Renames the finished folder; an old one of that name goes only once the new one is complete."""
     os.chmod(final, 0o755)
     if folder.exists():

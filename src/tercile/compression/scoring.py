@@ -73,6 +73,11 @@ class Scorer:
 
 
 def _checked(task: Task, original: Any, small: Any, batch: Batch) -> np.ndarray:
+    if isinstance(original, torch.Tensor) and isinstance(small, torch.Tensor) and original.shape != small.shape:
+        raise ValueError(
+            f"the original says {tuple(original.shape)} for a batch and the small model {tuple(small.shape)}; "
+            "is it a model of the same task and vocabulary?"
+        )
     found = task.losses(original, small, batch)
     array = found.detach().cpu().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
     if array.shape != (len(batch.at),):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tercile.compression.certificate import CERTIFICATE, file_digest, read_certificate, seal
-from tercile.compression.package import Builder, load_package
+from tercile.compression.package import Builder
 from tercile.compression.scoring import Scorer
 from tercile.compression.source import Source, weights_digest
 from tercile.compression.tasks import make_task
-from tercile.filters.data import Selection
+from tercile.compression.third_party import open_third_party, tensors_digest
+from tercile.compression.units import load_certification
 from tercile.filters.data.example import Example
 from tercile.quantiles.certificate import walk
 
@@ -50,6 +53,7 @@ def verify(
     builder: Builder | None = None,
     loss: Any = None,
     data: tuple[Example, ...] | None = None,
+    small: str | os.PathLike[str] | torch.nn.Module | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Recomputes a certificate from the files alone.
@@ -66,6 +70,9 @@ def verify(
         The user's own loss function, if the certificate was made with one; by default what the certificate names.
     data
         The certification examples, where the folder was handed on without them.
+    small
+        The small model, where the certificate is about one that another tool made; by default the files that the
+        certificate names.
     progress
         As in `compress`.
 
@@ -93,8 +100,14 @@ def verify(
         "certificate is whole", certificate.get("digest") == seal(certificate),
         "its digest matches", f"{CERTIFICATE} was changed after it was made",
     )  # fmt: skip
-    if not sealed or not _files(folder, certificate, look):
+    if not sealed or not _files(folder, certificate.get("beside", {}), look):
         return result()
+    made = certificate["small"]
+    place = _place(folder, made) if small is None else small
+    if not isinstance(place, torch.nn.Module):
+        path = Path(place).expanduser()
+        if not _files(path.parent if path.is_file() else path, made["files"], look):
+            return result()
     if not look(
         "original", weights_digest(original) == certificate["original"]["weights_sha256"],
         f"weights of {original.spec} have the hash that the certificate names",
@@ -102,8 +115,8 @@ def verify(
     ):  # fmt: skip
         return result()
     try:
-        examples = data if data is not None else _examples(folder)
-        small = load_package(folder, builder)
+        examples = data if data is not None else load_certification(folder)
+        opened = open_third_party(place, builder).module
     except ValueError as error:
         look("opens", False, "", str(error))
         return result()
@@ -113,16 +126,34 @@ def verify(
         "the certification units are not those that the certificate names",
     ):  # fmt: skip
         return result()
+    if "weights_sha256" in made and not look(
+        "small model", tensors_digest(opened) == made["weights_sha256"],
+        "its weights have the hash that the certificate names",
+        "its weights are not those that the certificate speaks of; give the right one with --small",
+    ):  # fmt: skip
+        return result()
     task = make_task(original, certificate["task"], loss or certificate["loss"])
     scorer = Scorer(original, task, examples)
-    losses = scorer.losses(small.module, lambda done, total: tell("scoring again", done, total))
+    losses = scorer.losses(opened, lambda done, total: tell("scoring again", done, total))
     _bound(certificate, losses, look)
     return result()
 
 
-def _files(folder: Path, certificate: dict[str, Any], look: Callable[[str, bool, str, str], bool]) -> bool:
+def _place(folder: Path, made: Mapping[str, Any]) -> Path:
+    """Where the certificate says that the small model is: in its own folder, or at a path that it names."""
+    if "source" not in made:
+        return folder
+    if not Path(made["source"]).expanduser().exists():
+        raise ValueError(
+            f"the small model is {made['source']!r}, which is no file here, and a certificate may not choose what code "
+            f"is run; say where the model is: --small {made['source']}"
+        )
+    return Path(made["source"])
+
+
+def _files(folder: Path, digests: Mapping[str, str], look: Callable[[str, bool, str, str], bool]) -> bool:
     ok = True
-    for name, digest in certificate["small"]["files"].items():
+    for name, digest in digests.items():
         path = folder / name
         inside = path.resolve().is_relative_to(folder.resolve())
         there = inside and path.is_file()
@@ -130,13 +161,6 @@ def _files(folder: Path, certificate: dict[str, Any], look: Callable[[str, bool,
         problem = f"{name} was changed after the certificate was made" if there else f"{name} is missing"
         ok = look(name, same, "unchanged", problem) and ok
     return ok
-
-
-def _examples(folder: Path) -> tuple[Example, ...]:
-    for name in ("certification.jsonl.gz", "certification.npz"):
-        if (folder / name).is_file():
-            return Selection.load(folder / name).certification
-    raise ValueError("the certification data are not in the folder; give them with --data")
 
 
 def _bound(certificate: dict[str, Any], losses: np.ndarray, look: Callable[[str, bool, str, str], bool]) -> None:

@@ -15,11 +15,10 @@ from rich.text import Text
 from tercile import wording
 
 Row = Mapping[str, Any]
+PURPOSES = {"calibration": "calibrate", "selection": "select", "certification": "certify"}
 
 
-def print_compressed(
-    console: Console, certificate: Row, details: Row, folder: Path, report: Path | None
-) -> None:
+def print_compressed(console: Console, certificate: Row, details: Row, folder: Path, report: Path | None) -> None:
     """What was filtered out, the ladder, the certificate, the sizes, and what to do next.
 
     Parameters
@@ -32,7 +31,8 @@ def print_compressed(
         Where the small model is, and the page about it.
     """
     _print_selection(console, details["selection"], details["used"])
-    _print_ladder(console, certificate, details["ladder"])
+    if details["ladder"]:
+        _print_ladder(console, certificate, details["ladder"])
     before, after = certificate["original"]["nbytes"], certificate["small"]["nbytes"]
     sizes = Text.assemble(
         f"{wording.size(before)} before, ",
@@ -40,9 +40,7 @@ def print_compressed(
         f": {wording.times(before, after)} times smaller",
     )
     inside = Group(Text(certificate["statement"]), Text(), sizes)
-    console.print(
-        Panel(inside, title="certificate", title_align="left", border_style="green", padding=(1, 2))
-    )
+    console.print(Panel(inside, title="certificate", title_align="left", border_style="green", padding=(1, 2)))
     next_steps = Table.grid(padding=(0, 2))
     next_steps.add_column(style="dim", no_wrap=True)
     next_steps.add_column(overflow="fold")
@@ -57,9 +55,7 @@ def print_verification(console: Console, ok: bool, checks: Sequence[Any], certif
     """Every check with its outcome, then the verdict."""
     for check in checks:
         mark = ("✓ ", "green") if check.ok else ("✗ ", "bold red")
-        console.print(
-            Text.assemble(mark, (check.name, "" if check.ok else "bold"), (f"  {check.detail}", "dim"))
-        )
+        console.print(Text.assemble(mark, (check.name, "" if check.ok else "bold"), (f"  {check.detail}", "dim")))
     console.print()
     if ok:
         console.print(Text.assemble(("Verified. ", "bold green"), str(certificate["statement"])))
@@ -82,8 +78,8 @@ def _print_selection(console: Console, selection: Row, used: Row) -> None:
     console.print(
         Text.assemble(
             ("Data  ", "bold"),
-            f"{selection['kept']:,} of {selection['read']:,} units kept; used: {used['calibration']:,} to "
-            f"calibrate, {used['selection']:,} to select, {used['certification']:,} to certify",
+            f"{selection['kept']:,} of {selection['read']:,} units kept; used: "
+            + ", ".join(f"{used[side]:,} to {purpose}" for side, purpose in PURPOSES.items() if used[side]),
         )
     )
     if not rejected:
@@ -133,9 +129,7 @@ def _print_ladder(console: Console, certificate: Row, ladder: Sequence[Row]) -> 
             style="bold" if rung["rung"] == certificate["rung"] else None,
         )
     console.print(
-        Text.assemble(
-            ("Ladder  ", "bold"), f"{len(ladder)} candidates, the safest first; {_skipped(ladder, shown)}"
-        )
+        Text.assemble(("Ladder  ", "bold"), f"{len(ladder)} candidates, the safest first; {_skipped(ladder, shown)}")
     )
     console.print(table)
     console.print(Text(" ".join(wording.walk_sentences(certificate)), style="dim"))

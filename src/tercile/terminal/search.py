@@ -44,6 +44,4 @@ def print_search(console: Console, found: Sequence[Found]) -> None:
         console.print(table)
         console.print()
     shared, all_of_them = sum(r.overlap for r in found), sum(len(r.original) for r in found)
-    console.print(
-        Text.assemble(("Overlap@5  ", "bold"), f"{shared} of {all_of_them} titles are found by both models")
-    )
+    console.print(Text.assemble(("Overlap@5  ", "bold"), f"{shared} of {all_of_them} titles are found by both models"))

@@ -22,12 +22,8 @@ def print_zoo(console: Console, entries: Sequence[ZooEntry]) -> None:
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("what it is")
     for entry in entries:
-        summary = (
-            entry.summary if entry.installed else f"{entry.summary} Not installed: see tercile zoo show."
-        )
-        table.add_row(
-            entry.name, entry.task, f"{entry.weights:,}", wording.size(entry.size_bytes), Text(summary)
-        )
+        summary = entry.summary if entry.installed else f"{entry.summary} Not installed: see tercile zoo show."
+        table.add_row(entry.name, entry.task, f"{entry.weights:,}", wording.size(entry.size_bytes), Text(summary))
     console.print(table)
 
 

@@ -71,9 +71,7 @@ def ladder_chart(certificate: Mapping[str, Any], details: Mapping[str, Any], *, 
         if rung.get("selection_loss") is not None:
             seen = rung["selection_loss"]
             tip = element("title", f"{_name(rung)}: {loss(seen)} on the selection units")
-            parts.append(
-                element("circle", tip, cx=frame.x(rung["nbytes"]), cy=frame.y(seen), r=4.5, css="selection")
-            )
+            parts.append(element("circle", tip, cx=frame.x(rung["nbytes"]), cy=frame.y(seen), r=4.5, css="selection"))
     places = {step["rung"]: frame.x(step["nbytes"]) for step in certificate["walk"]}
     parts += _tested(certificate["walk"], places, frame)
     parts += _mark_chosen(certificate, places, frame)

@@ -114,7 +114,5 @@ def loss_chart(certificate: Mapping[str, Any], losses: np.ndarray, *, narrow: bo
                 css=f"{kind}-word halo{'' if room_right else ' end'}",
             )
         )
-    said = (
-        f"Histogram of the losses of {len(losses)} units. " + "; ".join(words for _, words, _ in marks) + "."
-    )
+    said = f"Histogram of the losses of {len(losses)} units. " + "; ".join(words for _, words, _ in marks) + "."
     return chart(width, height, said, parts)

@@ -98,9 +98,10 @@ def _context(certificate: Mapping[str, Any], details: Mapping[str, Any]) -> dict
     small = certificate["small"]["nbytes"]
     went, stopped = wording.walk_sentences(certificate)
     steps = {step["rung"]: step for step in certificate["walk"]}
+    laddered = bool(details["ladder"])  # a model that another tool made has none
     charts = {
-        "ladder": [ladder_chart(certificate, details, narrow=narrow) for narrow in (False, True)],
-        "walk": [walk_chart(certificate, narrow=narrow) for narrow in (False, True)],
+        "ladder": [ladder_chart(certificate, details, narrow=narrow) for narrow in (False, True)] if laddered else [],
+        "walk": [walk_chart(certificate, narrow=narrow) for narrow in (False, True)] if laddered else [],
         "losses": None
         if right_or_wrong
         else [loss_chart(certificate, losses, narrow=narrow) for narrow in (False, True)],
@@ -119,9 +120,7 @@ def _context(certificate: Mapping[str, Any], details: Mapping[str, Any]) -> dict
         "thing": wording.measured_thing(certificate),
         "went": went,
         "stopped": stopped,
-        "rungs": [
-            {**rung, "p_value": steps.get(rung["rung"], {}).get("p_value")} for rung in details["ladder"]
-        ],
+        "rungs": [{**rung, "p_value": steps.get(rung["rung"], {}).get("p_value")} for rung in details["ladder"]],
         "worst": [unit for unit in details["worst"] if unit["loss"] > 0],
         "chosen_nbytes": steps[certificate["rung"]]["nbytes"],
         "losses": losses,

@@ -11,9 +11,7 @@ CERTIFICATE, DETAILS = "certificate.json", "details.json"
 
 # What the page and the terminal speak about; a file that lacks one of these is not ours.
 _PARTS = {
-    CERTIFICATE: (
-        "statement loss max_loss confidence method bound risk units walk rung original small seed versions"
-    ),
+    CERTIFICATE: ("statement loss max_loss confidence method bound risk units walk rung original small seed versions"),
     DETAILS: "model selection used layers ladder losses worst",
 }
 
