@@ -4,19 +4,31 @@ from tercile.quantization.grids.codebook import codebook, normal, normal_float, 
 from tercile.quantization.grids.floating import floating
 from tercile.quantization.grids.grid import Grid
 from tercile.quantization.grids.integer import integer, unsigned
+from tercile.quantization.grids.logarithmic import (
+    adaptive_logarithmic,
+    logarithmic,
+    logarithmic_sqrt,
+    shifted_logarithmic,
+    tangent,
+)
 from tercile.quantization.grids.spelling import NAMED, parse
 
 __all__ = [
     "NAMED",
     "Grid",
+    "adaptive_logarithmic",
     "codebook",
     "floating",
     "integer",
+    "logarithmic",
+    "logarithmic_sqrt",
     "normal",
     "normal_float",
     "parse",
     "power_of_two",
+    "shifted_logarithmic",
     "sign",
+    "tangent",
     "ternary",
     "unsigned",
 ]

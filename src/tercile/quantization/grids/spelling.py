@@ -8,14 +8,23 @@ from tercile.quantization.grids.codebook import codebook, normal, normal_float, 
 from tercile.quantization.grids.floating import floating
 from tercile.quantization.grids.grid import Grid
 from tercile.quantization.grids.integer import integer, unsigned
+from tercile.quantization.grids.logarithmic import (
+    adaptive_logarithmic,
+    logarithmic,
+    logarithmic_sqrt,
+    shifted_logarithmic,
+    tangent,
+)
 
-#: Spellings of every grid that has a name of its own (normal grids have any number of levels up to 64); codebooks are
-#: spelled by their values.
+#: Spellings of every grid that has a name of its own, with some of the numbers that stand in a name (levels of a normal
+#: grid, base, shift or angle of those for softmax); codebooks are spelled by their values.
 NAMED = (
     *(f"int{b}" for b in range(1, 9)),
     *(f"uint{b}" for b in range(1, 9)),
     "fp8-e4m3", "fp8-e5m2", "fp6-e3m2", "fp6-e2m3", "fp4-e2m1",
     "nf4", "pot2", "pot3", "pot4", "pot5", "ternary", "sign",
+    "log3", "log4", "logsqrt3", "logsqrt4", "adalog3q30", "adalog4q20",
+    "shiftlog3s50", "shiftlog4s5", "tan3a80", "tan4a90",
     "normal3", "normal4", "normal6", "normal8", "normal12", "normal16", "normal32",
 )  # fmt: skip
 
@@ -41,6 +50,11 @@ def parse(spelling: str) -> Grid:
     if match := re.fullmatch(r"(u?int|pot)([0-9])", spelling):
         make = {"int": integer, "uint": unsigned, "pot": power_of_two}[match[1]]
         return make(int(match[2]))
+    if match := re.fullmatch(r"(log|logsqrt)([0-9])", spelling):
+        return (logarithmic if match[1] == "log" else logarithmic_sqrt)(int(match[2]))
+    if match := re.fullmatch(r"(adalog([0-9])q|shiftlog([0-9])s|tan([0-9])a)([0-9]{1,4})", spelling):
+        bent = {"a": adaptive_logarithmic, "s": shifted_logarithmic, "t": tangent}[spelling[0]]
+        return bent(int(match[2] or match[3] or match[4]), int(match[5]))
     if match := re.fullmatch(r"normal([0-9]{1,2})", spelling):
         return normal(int(match[1]))
     if match := re.fullmatch(r"fp([0-9])-e([0-9])m([0-9])", spelling):
