@@ -39,14 +39,22 @@ struct Kernels {
   // One sweep of coordinate descent over a tile laid out as for solve_tile, with hessian H (columns, columns) itself and
   // its diagonal above 0. From the last column to the first, column p is rounded anew at
   //     rounded w[p] + sum over q of error[q] * H[p][q] / H[p][p],
-  // the best place while the others stay. Updates error and index.
+  // the best place while the others stay. Updates error and index. If not `round`, the weight goes to that place itself:
+  // error then holds w - place, and index stays.
   void (*descend_tile)(const float* w, int columns, const float* hessian, const float* scale, const float* offset,
-                       const int* group_of, const Levels& levels, float* error, std::uint8_t* index);
+                       const int* group_of, const Levels& levels, bool round, float* error, std::uint8_t* index);
 
   // error[c] = sum_i weight[i] * (x[i] - quantized(x[i]; scale[c], offset[c]))^2 / max_i x[i]^2 for each candidate c.
   // weight may be null.
   void (*range_errors)(const float* x, const float* weight, std::size_t n, const float* scale, const float* offset,
                        int candidates, const Levels& levels, float* error);
+
+  // One step of the search of a trellis with 2^memory states, `bits` (1 to 5, at most memory - 4) of new code:
+  //     after[s] = min over the states that lead to s of before - drop + weight * (values[s] - target)^2.
+  // from[g] says which led to the 2^bits neighbours s = (g << bits) + ...: state (from[g] << (memory - bits)) + g, the
+  // first of equals.
+  void (*trellis_step)(int memory, int bits, const float* before, const float* values, float target, float weight,
+                       float drop, float* after, std::uint8_t* from);
 };
 
 extern const Kernels kernels_plain;

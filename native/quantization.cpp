@@ -4,6 +4,7 @@
 // otherwise read or write outside an array.
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
@@ -19,7 +20,8 @@ constexpr float kRound = 12582912.0f;    // added and taken off, it rounds to th
 // Sorted levels with what the kernels derive from them.
 class GridLevels {
  public:
-  explicit GridLevels(Array<const float, 1> levels)
+  // `midpoints`, where given, are where rounding passes from a level to the next, instead of half-way between them.
+  GridLevels(Array<const float, 1> levels, std::optional<Array<const float, 1>> midpoints)
       : values_(levels.data(), levels.data() + levels.shape(0)), midpoints_(values_.size()) {
     if (values_.size() < 2 || values_.size() > 256) throw std::invalid_argument("a grid has 2 to 256 levels");
     const float step = values_[1] - values_[0];
@@ -28,6 +30,13 @@ class GridLevels {
       if (!(values_[i] < values_[i + 1])) throw std::invalid_argument("levels must be sorted and distinct");
       midpoints_[i] = 0.5f * values_[i] + 0.5f * values_[i + 1];
       uniform = uniform && values_[0] + step * static_cast<float>(i + 1) == values_[i + 1];
+    }
+    if (midpoints) {
+      if (midpoints->shape(0) + 1 != values_.size()) throw std::invalid_argument("there is a midpoint less than levels");
+      std::copy_n(midpoints->data(), midpoints->shape(0), midpoints_.begin());
+      if (!std::is_sorted(midpoints_.begin(), midpoints_.end() - 1))
+        throw std::invalid_argument("midpoints must be sorted");
+      uniform = false;
     }
     view = Levels{values_.data(), midpoints_.data(), static_cast<int>(values_.size()), uniform, values_[0], step};
   }
@@ -100,25 +109,31 @@ void solve_columns(Array<const float, 2> weight, Array<const float, 2> factor, A
   });
 }
 
-// Improves the level indices that stand in index; see Kernels::descend_tile.
+// Improves the level indices that stand in index; see Kernels::descend_tile. With `afresh` the weight itself is the start,
+// whatever index holds. In every third sweep, the second of the three, weights move freely and are not rounded if
+// `relaxed`; the last one always rounds.
 void descend_columns(Array<const float, 2> weight, Array<const float, 2> hessian, Array<const float, 2> scale,
                      Array<const float, 2> offset, Array<const std::int32_t, 1> group_of, const GridLevels& grid,
-                     int sweeps, Array<std::uint8_t, 2> index) {
+                     int sweeps, bool afresh, bool relaxed, Array<std::uint8_t, 2> index) {
   const Kernels& k = kernels();
   const Levels& g = grid.view;
   const std::size_t columns = weight.shape(0);
-  if (index.shape(0) == columns && index.shape(1) == weight.shape(1))
+  if (afresh && sweeps < 1) throw std::invalid_argument("sweeps must be at least 1 to round a weight afresh");
+  if (!afresh && index.shape(0) == columns && index.shape(1) == weight.shape(1))
     for (std::size_t at = 0; at < columns * weight.shape(1); ++at)
       if (index.data()[at] >= g.count) throw std::invalid_argument("index is out of the grid's range");
   each_tile(weight, hessian, scale, offset, group_of, index, [&](Floats& w, Floats& s, Floats& o, Floats& e, Codes& i) {
-    for (std::size_t c = 0; c < columns; ++c)
-      for (std::size_t r = 0; r < kTileRows; ++r) {
-        const std::size_t at = c * kTileRows + r, group = group_of.data()[c] * static_cast<std::size_t>(kTileRows) + r;
-        e[at] = w[at] - (s[group] * g.levels[i[at]] + o[group]);
-      }
-    for (int sweep = 0; sweep < sweeps; ++sweep)
-      k.descend_tile(w.data(), static_cast<int>(columns), hessian.data(), s.data(), o.data(), group_of.data(), g,
+    if (!afresh)
+      for (std::size_t c = 0; c < columns; ++c)
+        for (std::size_t r = 0; r < kTileRows; ++r) {
+          const std::size_t at = c * kTileRows + r, group = group_of.data()[c] * static_cast<std::size_t>(kTileRows) + r;
+          e[at] = w[at] - (s[group] * g.levels[i[at]] + o[group]);
+        }
+    for (int sweep = 0; sweep < sweeps; ++sweep) {
+      const bool round = !relaxed || sweep % 3 != 1 || sweep + 1 == sweeps;
+      k.descend_tile(w.data(), static_cast<int>(columns), hessian.data(), s.data(), o.data(), group_of.data(), g, round,
                      e.data(), i.data());
+    }
   });
 }
 
@@ -236,14 +251,16 @@ void search_ends(Array<const float, 2> x, Array<const float, 2> weight, Array<co
 
 void bind_quantization(nb::module_& module) {
   using namespace nb::literals;
-  nb::class_<GridLevels>(module, "GridLevels").def(nb::init<Array<const float, 1>>(), "levels"_a);
+  nb::class_<GridLevels>(module, "GridLevels")
+      .def(nb::init<Array<const float, 1>, std::optional<Array<const float, 1>>>(), "levels"_a,
+           "midpoints"_a = nb::none());
   // Arrays that are written to are never converted: a copy would be filled instead.
   const auto free = nb::call_guard<nb::gil_scoped_release>();
   module.def("nearest", &nearest, "x"_a, "grid"_a, "out"_a.noconvert(), free);
   module.def("solve_columns", &solve_columns, "weight"_a, "factor"_a, "scale"_a, "offset"_a, "group_of"_a, "grid"_a,
              "index"_a.noconvert(), free);
   module.def("descend_columns", &descend_columns, "weight"_a, "hessian"_a, "scale"_a, "offset"_a, "group_of"_a, "grid"_a,
-             "sweeps"_a, "index"_a.noconvert(), free);
+             "sweeps"_a, "afresh"_a, "relaxed"_a, "index"_a.noconvert(), free);
   module.def("range_errors", &range_errors, "x"_a, "weight"_a, "scale"_a, "offset"_a, "grid"_a, "errors"_a.noconvert(),
              free);
   module.def("search_scales", &search_scales, "x"_a, "weight"_a, "forward"_a, "backward"_a, "coarse"_a, "fine"_a,

@@ -62,7 +62,13 @@ static inline void solve(const float* w, int columns, const float* factor, const
   }
 }
 
-template <bool uniform>
+// Moves a column, free of the grid, to where the error is least while the others stay.
+static inline void relax_column(const Lanes (&sums)[kParts], float pivot_inverse, float* error) {
+  for (int part = 0; part < kParts; ++part)
+    store(error + part * kLanes, load(error + part * kLanes) - sums[part] * pivot_inverse);
+}
+
+template <bool uniform, bool relaxed>
 static inline void descend(const float* w, int columns, const float* hessian, const float* scale, const float* offset,
                            const int* group_of, const Levels& g, float* error, std::uint8_t* index) {
   const auto row = [hessian, columns](int p) { return hessian + static_cast<std::ptrdiff_t>(p) * columns; };
@@ -76,8 +82,11 @@ static inline void descend(const float* w, int columns, const float* hessian, co
       const std::ptrdiff_t p = last - c, at = p * kTileRows, group = group_of[p] * static_cast<std::ptrdiff_t>(kTileRows);
       Lanes before[kParts];
       for (int part = 0; part < kParts; ++part) before[part] = load(error + at + part * kLanes);
-      round_column<uniform, true>(w + at, sums[c], 1.0f / rows[c][p], scale + group, offset + group, g, error + at,
-                                  index + at);
+      if constexpr (relaxed)
+        relax_column(sums[c], 1.0f / rows[c][p], error + at);
+      else
+        round_column<uniform, true>(w + at, sums[c], 1.0f / rows[c][p], scale + group, offset + group, g, error + at,
+                                    index + at);
       for (int later = c + 1; later < count; ++later)
         for (int part = 0; part < kParts; ++part)
           sums[later][part] += (load(error + at + part * kLanes) - before[part]) * rows[later][p];
@@ -86,11 +95,13 @@ static inline void descend(const float* w, int columns, const float* hessian, co
 }
 
 static void descend_tile(const float* w, int columns, const float* hessian, const float* scale, const float* offset,
-                         const int* group_of, const Levels& g, float* error, std::uint8_t* index) {
-  if (g.uniform)
-    descend<true>(w, columns, hessian, scale, offset, group_of, g, error, index);
+                         const int* group_of, const Levels& g, bool round, float* error, std::uint8_t* index) {
+  if (!round)
+    descend<false, true>(w, columns, hessian, scale, offset, group_of, g, error, index);
+  else if (g.uniform)
+    descend<true, false>(w, columns, hessian, scale, offset, group_of, g, error, index);
   else
-    descend<false>(w, columns, hessian, scale, offset, group_of, g, error, index);
+    descend<false, false>(w, columns, hessian, scale, offset, group_of, g, error, index);
 }
 
 static void solve_tile(const float* w, int columns, const float* factor, const float* scale, const float* offset,

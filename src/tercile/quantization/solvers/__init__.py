@@ -3,16 +3,23 @@
 from tercile.quantization.solvers.adaquant import AdaptedLayer, adaquant
 from tercile.quantization.solvers.bias_tuning import tune_biases
 from tercile.quantization.solvers.coordinate_descent import coordinate_descent
+from tercile.quantization.solvers.gpfq import gpfq
 from tercile.quantization.solvers.gptq import gptq
+from tercile.quantization.solvers.quantease import quantease
 from tercile.quantization.solvers.round_to_nearest import bias_correction, output_error, round_to_nearest
+from tercile.quantization.solvers.thresholds import hard_threshold, soft_threshold
 
 __all__ = [
     "AdaptedLayer",
     "adaquant",
     "bias_correction",
     "coordinate_descent",
+    "gpfq",
     "gptq",
+    "hard_threshold",
     "output_error",
+    "quantease",
     "round_to_nearest",
+    "soft_threshold",
     "tune_biases",
 ]
