@@ -76,7 +76,7 @@ class Scheme:
         """
         if not isinstance(spelling, str):
             raise TypeError(f"spelling of a scheme must be a string such as 'int4-g128', got {spelling!r}")
-        match = re.fullmatch(r"(cb\[[^\]]*\]|fp\d-e\dm\d|[a-z]+\d*(?:[aqs]\d+)?)-([a-z]\w*)(-asym)?(?:-(\w+))?", spelling)
+        match = re.fullmatch(r"(cb\[[^\]]*\]|fp\d-e\dm\d|[a-z]+\d*(?:[aqs]\d+)?(?:b\d+)?)-([a-z]\w*)(-asym)?(?:-(\w+))?", spelling)
         if not match:
             raise ValueError(f"{spelling!r} is no scheme; write <grid>-<blocks>[-asym][-<scales>], such as int4-g128")
         grid, blocks, asym, scale_format = match.groups()

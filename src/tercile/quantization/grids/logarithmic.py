@@ -103,17 +103,18 @@ def shifted_logarithmic(bits: int, thousandths: int) -> Grid:
     return Grid(f"shiftlog{bits}s{thousandths}", tuple(float(2.0**e - shift) for e in exponents))
 
 
-def tangent(bits: int, hundredths: int) -> Grid:
+def tangent(bits: int, low: int, high: int | None = None) -> Grid:
     """Even steps of a tangent over [0, 1]: levels lie close together near 0 and near 1, and far apart between.
 
-    Level i is x with tan(a (2x - 1)) = tan(a) (2i / (2^bits - 1) - 1).
+    With angles a and b, level i is x where tan((a + b) x - a) is the i-th of 2^bits even steps from -tan(a) to tan(b).
 
     Parameters
     ----------
     bits
         2 to 8.
-    hundredths
-        The angle a in hundredths of a right angle, 1 to 99: 1 is nearly even, 99 has all levels at the ends.
+    low, high
+        The angles a and b in hundredths of a right angle, 1 to 99, b = a unless it is given. The larger an angle, the
+        more levels lie at its end: a at 0, b at 1.
 
     Source
     ------
@@ -124,11 +125,15 @@ def tangent(bits: int, hundredths: int) -> Grid:
     --------
     >>> [round(float(v), 3) for v in tangent(3, 80).levels]
     [0.0, 0.045, 0.133, 0.335, 0.665, 0.867, 0.955, 1.0]
+    >>> [round(float(v), 3) for v in tangent(3, 90, 40).levels]
+    [0.0, 0.014, 0.035, 0.067, 0.125, 0.247, 0.559, 1.0]
     """
     bits = whole_number(bits, "bits of a tangent grid", 2, 8)
-    hundredths = whole_number(hundredths, "hundredths of a right angle", 1, 99)
-    angle = hundredths / 100 * math.pi / 2
-    steps = np.linspace(-1, 1, 1 << bits) * math.tan(angle)
-    levels = 0.5 + np.arctan(steps) / (2 * angle)
-    levels[0] = 0.0
-    return Grid(f"tan{bits}a{hundredths}", tuple(float(v) for v in levels))
+    low = whole_number(low, "low angle in hundredths of a right angle", 1, 99)
+    high = low if high is None else whole_number(high, "high angle in hundredths of a right angle", 1, 99)
+    a, b = low / 100 * math.pi / 2, high / 100 * math.pi / 2
+    steps = np.linspace(-math.tan(a), math.tan(b), 1 << bits)
+    levels = (a + np.arctan(steps)) / (a + b)
+    levels[0], levels[-1] = 0.0, 1.0
+    name = f"tan{bits}a{low}" if high == low else f"tan{bits}a{low}b{high}"
+    return Grid(name, tuple(float(v) for v in levels))

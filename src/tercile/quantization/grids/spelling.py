@@ -24,7 +24,7 @@ NAMED = (
     "fp8-e4m3", "fp8-e5m2", "fp6-e3m2", "fp6-e2m3", "fp4-e2m1",
     "nf4", "pot2", "pot3", "pot4", "pot5", "ternary", "sign",
     "log3", "log4", "logsqrt3", "logsqrt4", "adalog3q30", "adalog4q20",
-    "shiftlog3s50", "shiftlog4s5", "tan3a80", "tan4a90",
+    "shiftlog3s50", "shiftlog4s5", "tan3a80", "tan4a90b40",
     "normal3", "normal4", "normal6", "normal8", "normal12", "normal16", "normal32",
 )  # fmt: skip
 
@@ -52,9 +52,11 @@ def parse(spelling: str) -> Grid:
         return make(int(match[2]))
     if match := re.fullmatch(r"(log|logsqrt)([0-9])", spelling):
         return (logarithmic if match[1] == "log" else logarithmic_sqrt)(int(match[2]))
-    if match := re.fullmatch(r"(adalog([0-9])q|shiftlog([0-9])s|tan([0-9])a)([0-9]{1,4})", spelling):
-        bent = {"a": adaptive_logarithmic, "s": shifted_logarithmic, "t": tangent}[spelling[0]]
-        return bent(int(match[2] or match[3] or match[4]), int(match[5]))
+    if match := re.fullmatch(r"(adalog|shiftlog)([0-9])[qs]([0-9]{1,4})", spelling):
+        bent = adaptive_logarithmic if match[1] == "adalog" else shifted_logarithmic
+        return bent(int(match[2]), int(match[3]))
+    if match := re.fullmatch(r"tan([0-9])a([0-9]{1,2})(?:b([0-9]{1,2}))?", spelling):
+        return tangent(int(match[1]), int(match[2]), int(match[3]) if match[3] else None)
     if match := re.fullmatch(r"normal([0-9]{1,2})", spelling):
         return normal(int(match[1]))
     if match := re.fullmatch(r"fp([0-9])-e([0-9])m([0-9])", spelling):

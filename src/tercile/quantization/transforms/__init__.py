@@ -2,7 +2,18 @@
 
 from tercile.quantization.transforms.batch_norms import fold_batch_norms
 from tercile.quantization.transforms.norms import fold_norms
+from tercile.quantization.transforms.reparameterisation import mean, median, reparameterise_norms
 from tercile.quantization.transforms.rewrite import Rewrite
 from tercile.quantization.transforms.smoothing import balance, emphasis, smooth
 
-__all__ = ["Rewrite", "balance", "emphasis", "fold_batch_norms", "fold_norms", "smooth"]
+__all__ = [
+    "Rewrite",
+    "balance",
+    "emphasis",
+    "fold_batch_norms",
+    "fold_norms",
+    "mean",
+    "median",
+    "reparameterise_norms",
+    "smooth",
+]

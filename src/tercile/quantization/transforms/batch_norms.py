@@ -57,9 +57,7 @@ def fold_batch_norms(model: nn.Module, family: Family) -> Rewrite:
             left.append((f"scale of {norm}", "it normalises by each batch, having no running statistics"))
             continue
         if module.training:
-            raise ValueError(
-                f"batch norm {norm} is in training mode, its scale changes; call model.eval() first"
-            )
+            raise ValueError(f"batch norm {norm} is in training mode, its scale changes; call model.eval() first")
         mean, variance = new.get(f"{norm}.running_mean"), new.get(f"{norm}.running_var")
         affine = f"{norm}.weight" in new
         gain = new.get(f"{norm}.weight") if affine else torch.ones_like(mean)

@@ -25,11 +25,14 @@ class Rewrite:
     divided
         By layer name, what each column of its inputs is divided by now, float64 (columns,).
         `Statistics.scaled` of its inverse brings Statistics up to date.
+    shifted
+        By layer name, what is taken off each column after the division; empty where only factors moved.
     """
 
     merged: tuple[tuple[str, str], ...]
     left: tuple[tuple[str, str], ...] = ()
     divided: Mapping[str, np.ndarray] = field(default_factory=dict)
+    shifted: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class NewParameters:
@@ -75,9 +78,7 @@ class NewParameters:
         old = self._tensors[name]
         new = value.to(old.dtype)
         if not torch.isfinite(new).all():
-            raise ValueError(
-                f"{name} would hold NaN or infinity in {old.dtype}; use a wider type or finite weights"
-            )
+            raise ValueError(f"{name} would hold NaN or infinity in {old.dtype}; use a wider type or finite weights")
         self._new[name] = new
 
     def apply(self) -> None:

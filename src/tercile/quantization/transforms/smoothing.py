@@ -134,9 +134,7 @@ def smooth(
     new = NewParameters(model, family)
     scalings = family.all_scalings
     if scalings and not any(reader in statistics for scaling in scalings for reader in scaling.readers):
-        raise ValueError(
-            f"statistics has none of {scalings[0].readers[0]} and the other layers; collect() them first"
-        )
+        raise ValueError(f"statistics has none of {scalings[0].readers[0]} and the other layers; collect() them first")
     merged, left, found = [], [], []
     for scaling in scalings:
         seen = [statistics[reader] for reader in scaling.readers if reader in statistics]
@@ -168,15 +166,11 @@ def _limited(factors: np.ndarray) -> np.ndarray:
     return limited
 
 
-def _factors(
-    new: NewParameters, scaling: Scaling, seen: Statistics, alpha: float, factors: Factors
-) -> np.ndarray:
+def _factors(new: NewParameters, scaling: Scaling, seen: Statistics, alpha: float, factors: Factors) -> np.ndarray:
     """One factor a channel of the producer, float64."""
     weights = [new.get(f"{reader}.weight") for reader in scaling.readers]
     if any(weight.shape[1] != seen.channels for weight in weights):
-        raise ValueError(
-            f"statistics of {scaling.readers[0]} are of {seen.channels} inputs, not {weights[0].shape[1]}"
-        )
+        raise ValueError(f"statistics of {scaling.readers[0]} are of {seen.channels} inputs, not {weights[0].shape[1]}")
     largest = torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0).cpu().numpy()
     columns = np.asarray(factors(seen, largest, alpha), dtype=np.float64)
     if columns.shape != largest.shape or not (np.isfinite(columns).all() and (columns > 0).all()):
