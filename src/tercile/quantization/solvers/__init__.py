@@ -6,6 +6,7 @@ from tercile.quantization.solvers.coordinate_descent import coordinate_descent
 from tercile.quantization.solvers.gpfq import gpfq
 from tercile.quantization.solvers.gptq import gptq
 from tercile.quantization.solvers.quantease import quantease
+from tercile.quantization.solvers.quantease_outliers import quantease_outliers
 from tercile.quantization.solvers.round_to_nearest import bias_correction, output_error, round_to_nearest
 from tercile.quantization.solvers.thresholds import hard_threshold, soft_threshold
 
@@ -19,6 +20,7 @@ __all__ = [
     "hard_threshold",
     "output_error",
     "quantease",
+    "quantease_outliers",
     "round_to_nearest",
     "soft_threshold",
     "tune_biases",
