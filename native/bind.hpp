@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 namespace tercile {
@@ -16,8 +17,7 @@ using Array = nb::ndarray<T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu
 void bind_quantization(nb::module_& module);
 void bind_packing(nb::module_& module);
 void bind_kll(nb::module_& module);
-void bind_weighted_summary(nb::module_& module);
-void bind_boosting(nb::module_& module);
-void bind_trellis(nb::module_& module);
+void bind_relative(nb::module_& module);
+void bind_tdigest(nb::module_& module);
 
 }  // namespace tercile

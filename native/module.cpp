@@ -16,4 +16,6 @@ NB_MODULE(_native, module) {
   tercile::bind_quantization(module);
   tercile::bind_packing(module);
   tercile::bind_kll(module);
+  tercile::bind_relative(module);
+  tercile::bind_tdigest(module);
 }

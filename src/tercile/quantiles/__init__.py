@@ -10,12 +10,26 @@ from tercile.quantiles.certificate import (
     upper_bound,
     walk,
 )
-from tercile.quantiles.sketch import KLL, KLLColumns
+from tercile.quantiles.sketch import (
+    KLL,
+    DDSketch,
+    Exact,
+    KLLColumns,
+    KLLIntegers,
+    KLLStrings,
+    TDigest,
+    weighted_quantile,
+)
 
 __all__ = [
     "KLL",
+    "DDSketch",
+    "Exact",
     "KLLColumns",
+    "KLLIntegers",
+    "KLLStrings",
     "Step",
+    "TDigest",
     "fixed_sequence",
     "p_value",
     "quantile_p_value",
@@ -23,4 +37,5 @@ __all__ = [
     "units_needed",
     "upper_bound",
     "walk",
+    "weighted_quantile",
 ]

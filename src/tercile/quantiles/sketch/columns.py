@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercile.quantiles.sketch.columns_format import Matrix, State, pack, unpack
-from tercile.quantiles.sketch.kll import SUB_GAUSSIAN_99, _seed
+from tercile.quantiles.sketch.questions import as_confidence, as_seed, sub_gaussian
 
 _SMALLEST = 8
 
@@ -53,7 +53,7 @@ class KLLColumns:
         self.count = 0
         self.minimum = np.full(self.channels, np.nan, dtype=np.float32)
         self.maximum = np.full(self.channels, np.nan, dtype=np.float32)
-        self._random = _seed(random_state)
+        self._random = as_seed(random_state)
         self._variance = 0.0
         self._shift = 0
         self._pending = np.zeros(self.channels, dtype=np.float32)
@@ -63,7 +63,7 @@ class KLLColumns:
     @property
     def error_bound(self) -> float:
         """How far a rank may be off, as a share of the count, with probability 99% for any one question."""
-        return min(1.0, SUB_GAUSSIAN_99 * math.sqrt(self._variance) / self.count) if self.count else 0.0
+        return self._rank_error(0.99)
 
     @property
     def nbytes(self) -> int:
@@ -94,9 +94,7 @@ class KLLColumns:
         low, high = array.min(axis=0), array.max(axis=0)
         if np.isnan(low).any():
             row, channel = np.argwhere(np.isnan(array))[0]
-            raise ValueError(
-                f"rows must not hold NaN, got one at row {row}, channel {channel}; drop it"
-            )
+            raise ValueError(f"rows must not hold NaN, got one at row {row}, channel {channel}; drop it")
         self._see(low, high, array.shape[0])
         self._absorb(array)
 
@@ -160,10 +158,27 @@ class KLLColumns:
         values, cumulative = self._view()
         below = (values <= points[:, None]).sum(axis=1)
         share = np.where(below > 0, cumulative[np.arange(self.channels), below - 1], 0.0) / cumulative[:, -1]
-        exact: NDArray[np.float64] = np.where(
-            points < self.minimum, 0.0, np.where(points >= self.maximum, 1.0, share)
-        )
+        exact: NDArray[np.float64] = np.where(points < self.minimum, 0.0, np.where(points >= self.maximum, 1.0, share))
         return exact
+
+    def quantile_bounds(self, q: float, confidence: float = 0.99) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """For each channel two values with its true q-quantile between them, at this confidence for any one."""
+        error = self._rank_error(as_confidence(confidence))
+        low = self.quantile(max(0.0, q - error))
+        if error == 0.0:
+            return low, low
+        values, cumulative = self._view()
+        index = (cumulative <= min(1.0, q + error) * cumulative[:, -1:]).sum(axis=1)
+        past = np.arange(self.channels), np.minimum(index, values.shape[1] - 1)
+        return low, np.where(index < values.shape[1], values[past], self.maximum)
+
+    def rank_bounds(self, x: ArrayLike, confidence: float = 0.99) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """For each channel two shares with the true rank of x between them, at this confidence for any one."""
+        share, error = self.rank(x), self._rank_error(as_confidence(confidence))
+        points = np.asarray(x, dtype=np.float32)
+        exact = (points < self.minimum) | (points >= self.maximum)
+        low, high = np.maximum(share - error, 0.0), np.minimum(share + error, 1.0)
+        return np.where(exact, share, low), np.where(exact, share, high)
 
     def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
         """The same as `rank`, under the name that goes with `quantile`."""
@@ -200,6 +215,10 @@ class KLLColumns:
 
     def __repr__(self) -> str:
         return f"KLLColumns(channels={self.channels}, k={self.k}, count={self.count})"
+
+    def _rank_error(self, confidence: float) -> float:
+        error = sub_gaussian(confidence) * math.sqrt(self._variance)
+        return min(1.0, error / self.count) if self.count else 0.0
 
     def _empty(self) -> Matrix:
         return np.empty((self.channels, 0), dtype=np.float32)

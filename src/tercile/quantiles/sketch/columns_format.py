@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tercile.quantiles.sketch.envelope import open_envelope, seal
 
 _MAGIC = b"TKLC"
 _VERSION = 1
@@ -80,20 +81,14 @@ def pack(arrays: dict[str, NDArray[Any]]) -> bytes:
     """The arrays as bytes, with a version and a checksum."""
     head = struct.pack("<QQ", arrays["ends"].shape[1], arrays["meta"].size)
     body = head + b"".join(arrays[name].tobytes() for name in ("meta", "ends", "items"))
-    return _MAGIC + struct.pack("<BI", _VERSION, zlib.crc32(body)) + body
+    return seal(_MAGIC, _VERSION, body)
 
 
 def unpack(data: bytes) -> dict[str, NDArray[Any]]:
     """The arrays that `pack` was given; ValueError if newer, truncated, damaged or something else."""
-    data = bytes(data)
-    if len(data) < 25 or data[:4] != _MAGIC:
-        raise ValueError("data is no KLLColumns sketch, or its start is cut off")
-    version, checksum = struct.unpack_from("<BI", data, 4)
-    if version != _VERSION:
-        raise ValueError(f"data has format version {version}, not {_VERSION} or below; upgrade tercile")
-    body = data[9:]
-    if zlib.crc32(body) != checksum:
-        raise ValueError("data is truncated or damaged: its checksum does not match")
+    body = open_envelope(_MAGIC, _VERSION, "KLLColumns", data)
+    if len(body) < 16:
+        raise ValueError("data is damaged: its sizes do not fit")
     channels, length = struct.unpack_from("<QQ", body)
     start = 16 + 8 * length
     floats = (len(body) - start) // 4
