@@ -55,6 +55,21 @@ struct Kernels {
   // first of equals.
   void (*trellis_step)(int memory, int bits, const float* before, const float* values, float target, float weight,
                        float drop, float* after, std::uint8_t* from);
+
+  // out[i][j] = sum over c of x[i][c] * w[j][c], m rows against n, both of k columns. Fastest if k is a multiple of 32.
+  void (*integer_products)(const std::int16_t* x, const std::int16_t* w, std::size_t m, std::size_t n, std::size_t k,
+                           std::int32_t* out);
+
+  // out[i][j] = zero + ((sums[i][j] + bias[j]) * multiplier[j] / 2^shift[j], halves up), held between low and high.
+  void (*requantize)(const std::int32_t* sums, std::size_t m, std::size_t n, const std::int32_t* bias,
+                     const std::int32_t* multiplier, const std::int32_t* shift, std::int32_t zero, std::int32_t low,
+                     std::int32_t high, std::uint8_t* out);
+
+  // out[i] = zero + (((a[i] - a_zero) * a_multiplier + (b[i] - b_zero) * b_multiplier) / 2^shift, halves up), held
+  // between low and high.
+  void (*integer_sum)(const std::uint8_t* a, const std::uint8_t* b, std::size_t n, std::int32_t a_zero,
+                      std::int32_t b_zero, std::int32_t a_multiplier, std::int32_t b_multiplier, std::int32_t shift,
+                      std::int32_t zero, std::int32_t low, std::int32_t high, std::uint8_t* out);
 };
 
 extern const Kernels kernels_plain;

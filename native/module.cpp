@@ -18,4 +18,5 @@ NB_MODULE(_native, module) {
   tercile::bind_kll(module);
   tercile::bind_relative(module);
   tercile::bind_tdigest(module);
+  tercile::bind_integer(module);
 }

@@ -1,9 +1,11 @@
 // Included once by each target with TERCILE_TARGET set to its name: compiles every kernel for it.
+#include "../kernels/integer.hpp"
 #include "../kernels/ranges.hpp"
 #include "../kernels/rounding.hpp"
 #include "../kernels/solve.hpp"
 
 #define TERCILE_KERNELS(name)                                                                       \
   {                                                                                                 \
-    name, TERCILE_TARGET::nearest, TERCILE_TARGET::solve_tile, TERCILE_TARGET::descend_tile, TERCILE_TARGET::range_errors \
+    name, TERCILE_TARGET::nearest, TERCILE_TARGET::solve_tile, TERCILE_TARGET::descend_tile, TERCILE_TARGET::range_errors, TERCILE_TARGET::integer_products, \
+        TERCILE_TARGET::requantize, TERCILE_TARGET::integer_sum \
   }

@@ -47,6 +47,11 @@ class Trace:
         """Average eigenvalue of the block."""
         return self.value / self.size
 
+    @property
+    def cautious_mean(self) -> float:
+        """Average eigenvalue, at least its own standard error: a trace lost in noise is not a trace of zero."""
+        return max(self.value, self.error) / self.size
+
 
 def weight_traces(
     losses: Sequence[Loss], tensors: Mapping[str, torch.Tensor], *, probes: int = 32, seed: int = 0
