@@ -7,6 +7,7 @@ from tercile.quantiles.sketch.kll import KLL, KLLIntegers
 from tercile.quantiles.sketch.kll_strings import KLLStrings
 from tercile.quantiles.sketch.protocol import Sketch
 from tercile.quantiles.sketch.tdigest import TDigest
+from tercile.quantiles.sketch.weighted_summary import WeightedSummary
 
 __all__ = [
     "KLL",
@@ -17,5 +18,6 @@ __all__ = [
     "KLLStrings",
     "Sketch",
     "TDigest",
+    "WeightedSummary",
     "weighted_quantile",
 ]

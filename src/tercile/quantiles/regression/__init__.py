@@ -1,0 +1,1 @@
+"""Conditional quantiles: what the tail looks like given what is known."""
