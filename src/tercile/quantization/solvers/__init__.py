@@ -1,6 +1,7 @@
 """Solvers: from weights, statistics and a Scheme to a QTensor."""
 
 from tercile.quantization.solvers.adaquant import AdaptedLayer, adaquant
+from tercile.quantization.solvers.adaround import adaround
 from tercile.quantization.solvers.bias_tuning import tune_biases
 from tercile.quantization.solvers.coordinate_descent import coordinate_descent
 from tercile.quantization.solvers.gpfq import gpfq
@@ -13,6 +14,7 @@ from tercile.quantization.solvers.thresholds import hard_threshold, soft_thresho
 __all__ = [
     "AdaptedLayer",
     "adaquant",
+    "adaround",
     "bias_correction",
     "coordinate_descent",
     "gpfq",
