@@ -14,7 +14,7 @@ from tercile.quantization.qtensor import QTensor
 from tercile.quantization.ranges import RangeEstimator, mse
 from tercile.quantization.scheme import Scheme
 from tercile.quantization.solvers.coordinate_descent import descended
-from tercile.quantization.solvers.gptq import check_damping
+from tercile.quantization.solvers.gptq import check_damping, gptq
 from tercile.quantization.solvers.round_to_nearest import check_channels, checked_weight
 from tercile.quantization.statistics import Statistics
 
@@ -57,9 +57,11 @@ def quantease_outliers(
 
     Notes
     -----
-    The step on S goes down the gradient as far as the largest eigenvalue of H allows and keeps the largest entries.
-    What stands in the places found last is fitted exactly at the end, row by row, which the paper does not do.
-    Costs rounds * 5 * outputs * inputs^2, beyond 10 times `gptq`.
+    The first codes are those of `gptq`. A step on S goes down the gradient, each input by its own second moment, as far
+    as the largest eigenvalue of H scaled to a diagonal of ones allows, and keeps the entries that matter most by that
+    diagonal. The paper starts from the weight, steps alike for all inputs, and does not do what comes last here: what
+    stands in the places found is fitted exactly, row by row. Costs rounds * 5 * outputs * inputs^2, beyond 10 times
+    `gptq`.
 
     Examples
     --------
@@ -88,36 +90,34 @@ def quantease_outliers(
     diagonal = np.diagonal(hessian)
     unit = float(diagonal[diagonal > 0].mean()) if (diagonal > 0).any() else 1.0
     damped = (hessian / np.float32(unit)) + np.float32(damping) * np.eye(len(hessian), dtype=np.float32)
-    largest = _largest_eigenvalue(damped)
+    sizes = np.sqrt(np.diagonal(damped))
+    step = 1 / (_largest_eigenvalue(damped / sizes / sizes[:, None]) * sizes**2)
 
-    sparse = _largest_entries(matrix, share, kind)
-    rest = matrix - sparse
-    importance = statistics.mean_square
-    chosen = ranges(rest, scheme, importance if importance.any() else None)
-    codes = None
+    sparse = _largest_entries(matrix, np.ones_like(sizes), share, kind)
+    first = gptq(matrix - sparse, statistics, scheme, ranges, damping=damping)
+    codes, chosen = first.codes, first.ranges
     for turn in range(rounds):
-        codes = descended(
-            matrix - sparse, codes, hessian, scheme, chosen, sweeps=3, damping=damping, relaxed=turn + 1 < rounds
-        )
-        if turn + 1 < rounds:
+        last = turn + 1 == rounds
+        codes = descended(matrix - sparse, codes, hessian, scheme, chosen, sweeps=3, damping=damping, relaxed=not last)
+        if not last:
             left = matrix - scheme.decode(codes, chosen) - sparse
-            sparse = _largest_entries(sparse + (left @ damped) / largest, share, kind)
-    assert codes is not None
+            sparse = _largest_entries(sparse + (left @ damped) * step, sizes, share, kind)
     sparse = _fitted(matrix - scheme.decode(codes, chosen), sparse != 0, damped)
     return OutlierTensor.from_matrix(QTensor.from_codes(codes, np.shape(weight), scheme, chosen), sparse)
 
 
-def _largest_entries(matrix: np.ndarray, share: float, kind: str) -> np.ndarray:
-    """The matrix with zeros in all but the share of its entries, or columns, that are largest."""
+def _largest_entries(matrix: np.ndarray, sizes: np.ndarray, share: float, kind: str) -> np.ndarray:
+    """The matrix with zeros in all but the share of its entries, or columns, that are largest times their size."""
     kept = np.zeros_like(matrix)
+    weighed = np.square(matrix * sizes)
     if kind == STRUCTURED:
         count = round(share * matrix.shape[1])
-        at = np.argsort(-np.square(matrix).sum(axis=0), kind="stable")[:count]
+        at = np.argsort(-weighed.sum(axis=0), kind="stable")[:count]
         kept[:, at] = matrix[:, at]
         return kept
     count = round(share * matrix.size)
     if count:
-        at = np.argpartition(-np.abs(matrix).reshape(-1), count - 1)[:count]
+        at = np.argpartition(-weighed.reshape(-1), count - 1)[:count]
         kept.reshape(-1)[at] = matrix.reshape(-1)[at]
     return kept
 
