@@ -164,7 +164,7 @@ def test_bounds_hold_the_true_rank_and_quantile_on_every_stream(kind: type) -> N
             new, wrong = count_misses(sketch, Truth(values), confidence=0.8)
             asked, missed = asked + new, missed + wrong
             if kind in IN_RANK:
-                assert 0 < sketch.inner.error_bound < 0.06
+                assert sketch.inner.error_bound < 0.06
     assert missed <= allowed(asked, 0.2)
 
 
@@ -392,7 +392,7 @@ def test_nan_and_silly_questions_are_refused_and_change_nothing(kind: type) -> N
         sketch.inner.merge("a sketch")
     known = inspect.signature(kind).parameters
     for name in PARAMETERS.keys() & known.keys():
-        with pytest.raises(ValueError, match=f"same {name}, got"):
+        with pytest.raises(ValueError, match=rf"same {name}\b.*, got"):
             sketch.inner.merge(Single(kind, **{name: PARAMETERS[name]}).inner)
         with pytest.raises(ValueError, match=rf"{name} must be .* got -7"):
             Single(kind, **{name: -7})

@@ -47,7 +47,7 @@ def write_kll(native: Any, dtype: Literal["float64", "float32"]) -> bytes:
             native.shrink(native.items - 1)
             levels = _levels(native)
             capacity = _capacity(native.k, len(levels))
-    starts = capacity - np.cumsum([0, *map(len, levels)][::-1])[::-1][:-1]
+    starts = capacity - np.cumsum([len(level) for level in levels[::-1]])[::-1]
     # The lowest level in use is in no order, so it is sorted here for those who rely on the flag.
     items = [np.sort(_narrow(level, dtype)) for level in levels]
     head = struct.pack("<BBBBHBB", 5, 1, _FAMILY, _SORTED, native.k, _LEAST_CAPACITY, 0)

@@ -12,6 +12,7 @@ from tercile import _native
 from tercile.quantiles.sketch import datasketches, incoming, questions
 from tercile.quantiles.sketch.any_kll import AnyKLL
 from tercile.quantiles.sketch.incoming import NanPolicy
+from tercile.quantiles.sketch.questions import Floats
 
 
 class KLL(AnyKLL):
@@ -143,6 +144,9 @@ class KLLIntegers(AnyKLL):
         weight = incoming.whole_weights(weights, (kept.size,), kept.size)[kept]
         self._room_for(int(weight.sum()))
         self._native.update_weighted(np.concatenate([np.empty(0, np.int64), *(p for p, _ in pieces)]), weight)
+
+    def _ranks(self, x: Any) -> Floats:
+        return np.where(np.asarray(x, dtype=np.float64) < -(2.0**63), 0.0, super()._ranks(x))
 
     def _points(self, x: Any) -> NDArray[Any]:
         points = np.asarray(x)

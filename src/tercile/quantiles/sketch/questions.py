@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+# 0.07 * 100 is 7.000000000000001 to a computer, and still the seventh of a hundred is meant.
+_ROUNDED_DOWN = 1.0 - 4.0 * float(np.finfo(np.float64).eps)
 
 
 def as_levels(q: ArrayLike) -> Floats:
@@ -62,7 +64,7 @@ def sub_gaussian(confidence: float) -> float:
 
 def least_reaching(levels: Floats, values: NDArray[Any], cumulative: Floats) -> NDArray[Any]:
     """For each level the least of the ordered values whose cumulative share is at least the level."""
-    index = np.searchsorted(cumulative, levels * cumulative[-1], side="left")
+    index = np.searchsorted(cumulative, levels * cumulative[-1] * _ROUNDED_DOWN, side="left")
     return values[np.minimum(index, values.size - 1)]
 
 
