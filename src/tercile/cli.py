@@ -297,6 +297,43 @@ def export(
             terminal.print_export(_console(), made)
 
 
+@app.command(epilog=f"Example: tercile debug digits-cnn --weights int4-channel --plot faults.svg. {EXITS}")
+def debug(
+    model: Annotated[
+        str, typer.Argument(help="A name from `tercile zoo list`, a Transformers folder, or `module:function`.")
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="As for `tercile compress`. Default: the sample that comes with a zoo model.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="Scheme that each layer's weights are stored under.")] = "int8-channel",
+    inputs: Annotated[
+        str, typer.Option(help="Scheme, by tensor, that each layer's inputs are rounded to.")
+    ] = "int8-tensor-asym-f32",
+    task: Annotated[str | None, typer.Option(help="Default: guessed from the model.")] = None,
+    examples: Annotated[int, typer.Option(help="How many examples are looked at.")] = 64,
+    column: Annotated[str | None, typer.Option(help="Field of the data that holds the content.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="SVG file to write.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which layer suffers from quantization: its weights or inputs, and whether range or rounding is to blame."""
+    from tercile import terminal
+
+    with terminal.stopping():
+        from tercile import debugging
+
+        with terminal.stages() as tell:
+            found = debugging.debug(
+                model, _data(data), weights=weights, inputs=inputs, task=task, examples=examples, column=column,
+                progress=tell,
+            )  # fmt: skip
+        if plot is not None:
+            debugging.write_plot(found, plot)
+        if as_json:
+            terminal.print_json(found.as_dict() | ({} if plot is None else {"plot": str(plot)}))
+        else:
+            terminal.print_diagnosis(_console(), found, plot)
+
+
 @app.command(epilog=f"Example: tercile demo --out demo/minilm. {EXITS}")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write; used as it is when it holds a model.")] = Path(

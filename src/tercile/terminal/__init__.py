@@ -1,5 +1,6 @@
 """What the commands print: tables and sentences for people, JSON for programs, progress on the side."""
 
+from tercile.terminal.diagnosis import print_diagnosis
 from tercile.terminal.json_lines import print_json
 from tercile.terminal.outcome import error_line, stop, stopping
 from tercile.terminal.progress import stages
@@ -10,6 +11,7 @@ from tercile.terminal.zoo import print_entry, print_zoo
 __all__ = [
     "error_line",
     "print_compressed",
+    "print_diagnosis",
     "print_entry",
     "print_export",
     "print_json",

@@ -1,6 +1,7 @@
 """Transforms: rewrites of a model, in place, that keep its function."""
 
 from tercile.quantization.transforms.batch_norms import fold_batch_norms
+from tercile.quantization.transforms.equalization import equalize_layers
 from tercile.quantization.transforms.norms import fold_norms
 from tercile.quantization.transforms.reparameterisation import mean, median, reparameterise_norms
 from tercile.quantization.transforms.rewrite import Rewrite
@@ -10,6 +11,7 @@ __all__ = [
     "Rewrite",
     "balance",
     "emphasis",
+    "equalize_layers",
     "fold_batch_norms",
     "fold_norms",
     "mean",

@@ -1,0 +1,254 @@
+"""Finds out why a quantized model is worse than the original: layer, weights or inputs, range or rounding.
+
+The debugging flow of Nagel, Fournarakis, Amjad, Bondarenko, van Baalen and Blankevoort (2021), "A White Paper on Neural
+Network Quantization", arXiv:2106.08295:
+
+1. with everything attached that rounds, but at widths where rounding is nothing, the model must still be itself;
+2. weights alone, and inputs alone: which of the two costs more;
+3. one layer's weights, or its inputs, at a time: who is to blame;
+4. for each of those, whether another range would have done much better (the range is to blame: outliers stretch it, or
+   it clips), or no range would (the rounding is: too few bits, or the wrong way of rounding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from tercile.quantization.activations import Quantizer, Seen, Site, attached, from_values, observe, sites
+from tercile.quantization.block_inputs import Forward, quiet
+from tercile.quantization.families import Family
+from tercile.quantization.qtensor import QTensor
+from tercile.quantization.ranges import RangeEstimator, min_max, mse, quantile
+from tercile.quantization.scheme import Scheme
+
+Part = Literal["weights", "inputs"]
+Blame = Literal["range", "rounding"]
+
+#: A range that leaves less than this share of the squared error is worth changing to.
+WORTH_CHANGING = 0.7
+RANGES: Mapping[str, RangeEstimator] = {"min_max": min_max, "mse": mse, "quantile": quantile}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What one layer's weights, or inputs, cost when nothing else is quantized.
+
+    Attributes
+    ----------
+    layer, part
+        Whose, and what.
+    rise
+        Of the loss.
+    noise
+        Squared error over squared values, of what is rounded.
+    blame
+        "range" if another range would leave less than `WORTH_CHANGING` of that error, else "rounding".
+    better_range
+        Name of the range that does best.
+    better_noise
+        What it leaves.
+    """
+
+    layer: str
+    part: Part
+    rise: float
+    noise: float
+    blame: Blame
+    better_range: str
+    better_noise: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes
+    ----------
+    weights, inputs
+        Spellings of the schemes that were tried.
+    loss
+        Of the model as it is.
+    unrounded
+        With everything attached, at 8 bits and more where the model allows no less: rise of the loss. Far from 0, the
+        fault is not one of rounding.
+    both, only_weights, only_inputs
+        Rise of the loss with everything quantized, and with either part alone.
+    faults
+        One a layer and part, worst first.
+    """
+
+    weights: str
+    inputs: str
+    loss: float
+    unrounded: float
+    both: float
+    only_weights: float
+    only_inputs: float
+    faults: tuple[Fault, ...]
+
+    @property
+    def worse_part(self) -> Part:
+        """The part that costs more by itself."""
+        return "weights" if self.only_weights >= self.only_inputs else "inputs"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything in JSON's types."""
+        return {
+            "weights": self.weights,
+            "inputs": self.inputs,
+            "loss": self.loss,
+            "unrounded_rise": self.unrounded,
+            "rise": {"both": self.both, "weights": self.only_weights, "inputs": self.only_inputs},
+            "worse_part": self.worse_part,
+            "faults": [vars(fault) for fault in self.faults],
+        }
+
+
+def diagnose(
+    model: nn.Module,
+    family: Family,
+    batches: Iterable[Any],
+    score: Callable[[], float],
+    *,
+    forward: Forward,
+    keep: Callable[[Any], torch.Tensor] | None = None,
+    weights: str = "int8-channel",
+    inputs: str = "int8-tensor-asym-f32",
+    ranges: RangeEstimator = min_max,
+    progress: Callable[[int, int], None] | None = None,
+) -> Diagnosis:
+    """Quantizes one thing at a time and says what it costs.
+
+    Parameters
+    ----------
+    model, family
+        The model and what `describe` says of it. It is changed meanwhile, and as it was afterwards.
+    batches, forward, keep
+        What activations are observed on, as for `tercile.quantization.calibration.collect`.
+    score
+        Runs the model as it is and returns its loss on some data.
+    weights, inputs
+        Schemes of weights, and of inputs of linear layers and convolutions (by tensor).
+    ranges
+        The range that is tried; others are compared with it.
+    progress
+        Called with (runs done, runs in all).
+
+    Raises
+    ------
+    ValueError
+        If inputs is no scheme by tensor, or the loss is not finite.
+
+    Notes
+    -----
+    Costs 4 + 2 * layers calls of `score`.
+
+    Examples
+    --------
+    >>> from tercile.quantization.families import describe
+    >>> _ = torch.manual_seed(0)
+    >>> model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(64, 8)
+    >>> with torch.no_grad(): model[2].weight *= 50
+    >>> wanted = model(x).detach()
+    >>> found = diagnose(model, describe(model), [x], lambda: float((model(x) - wanted).square().mean()),
+    ...     forward=lambda model, batch: model(batch), weights="int4-channel", inputs="int8-tensor-asym-f32")
+    >>> found.worse_part, found.faults[0].layer, found.faults[0].part
+    ('weights', '0', 'weights')
+    """
+    weight_scheme, input_scheme = Scheme.parse(weights), Scheme.parse(inputs)
+    if input_scheme.blocks.spelling != "tensor":
+        raise ValueError(f"inputs must be a scheme by tensor, such as int8-tensor-asym-f32, got {inputs!r}")
+    layers = [layer for layer in family.layers if layer.kind != "embedding"]
+    watched = {site.name: site for site in sites(model, family, attention=False)}
+    seen = observe(model, family, batches, forward=forward, keep=keep, attention=False)
+    modules = {layer.name: model.get_submodule(layer.name) for layer in layers}
+    original = {name: _weight(module).detach().clone() for name, module in modules.items()}
+    total, done = 4 + 2 * len(layers), 0
+
+    def measured() -> float:
+        nonlocal done
+        with quiet(model):
+            value = float(score())
+        if not np.isfinite(value):
+            raise ValueError(f"the loss is {value}; it must be finite, whatever is quantized")
+        done += 1
+        if progress is not None:
+            progress(done, total)
+        return value
+
+    stored = {name: _stored(weight, weight_scheme, ranges) for name, weight in original.items()}
+    quantizers = {name: _quantizer(watched[name], one, input_scheme, ranges) for name, one in seen.items()}
+
+    def with_parts(names: Iterable[str], readers: Mapping[str, Quantizer]) -> float:
+        try:
+            for name in names:
+                _put(modules[name], stored[name])
+            with attached(model, family, readers):
+                return measured()
+        finally:
+            for name in names:
+                _put(modules[name], original[name])
+
+    loss = measured()
+    same = {name: _unrounded for name in quantizers}
+    faults = []
+    unrounded = with_parts([], same) - loss
+    everything = list(modules)
+    whole = {
+        "both": with_parts(everything, quantizers) - loss,
+        "only_weights": with_parts(everything, {}) - loss,
+        "only_inputs": with_parts([], quantizers) - loss,
+    }
+    total = done + len(modules) + len(quantizers)
+    for name, weight in original.items():
+        rise = with_parts([name], {}) - loss
+        rows = weight.reshape(len(weight), -1).numpy()
+        faults.append(_fault(name, "weights", rise, rows, weight_scheme, ranges))
+        if name in quantizers:
+            rise = with_parts([], {name: quantizers[name]}) - loss
+            faults.append(_fault(name, "inputs", rise, seen[name].sample.reshape(1, -1), input_scheme, ranges))
+    faults.sort(key=lambda fault: -fault.rise)
+    return Diagnosis(weights, inputs, loss, unrounded, **whole, faults=tuple(faults))
+
+
+def _weight(module: nn.Module) -> torch.Tensor:
+    assert isinstance(module.weight, torch.Tensor)
+    return module.weight
+
+
+def _put(module: nn.Module, value: torch.Tensor) -> None:
+    with torch.no_grad():
+        _weight(module).copy_(value)
+
+
+def _stored(weight: torch.Tensor, scheme: Scheme, ranges: RangeEstimator) -> torch.Tensor:
+    rows = weight.reshape(len(weight), -1).float().numpy()
+    value = QTensor.quantize(rows, scheme, ranges(rows, scheme)).dequantize()
+    return torch.from_numpy(value).reshape(weight.shape).to(weight.dtype)
+
+
+def _quantizer(site: Site, seen: Seen, scheme: Scheme, ranges: RangeEstimator) -> Quantizer:
+    return from_values(seen.sample, scheme, axis=site.channel_axis, ranges=ranges)
+
+
+def _unrounded(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+
+def _fault(name: str, part: Part, rise: float, rows: np.ndarray, scheme: Scheme, ranges: RangeEstimator) -> Fault:
+    size = float(np.square(rows, dtype=np.float64).sum()) or 1.0
+
+    def noise(estimator: RangeEstimator) -> float:
+        back = QTensor.quantize(rows, scheme, estimator(rows, scheme)).dequantize()
+        return float(np.square(back - rows, dtype=np.float64).sum()) / size
+
+    now, others = noise(ranges), {label: noise(estimator) for label, estimator in RANGES.items()}
+    best = min(others, key=lambda label: others[label])
+    blame: Blame = "range" if others[best] < WORTH_CHANGING * now else "rounding"
+    return Fault(name, part, rise, now, blame, best, others[best])
