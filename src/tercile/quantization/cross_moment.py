@@ -33,6 +33,7 @@ class CrossMoment:
         self.channels = channels
         self.count = 0
         self._products = np.zeros((channels, channels), dtype=np.float32, order="F")
+        self._sum = np.zeros(channels, dtype=np.float64)
 
     def update(self, now: np.ndarray, original: np.ndarray) -> None:
         """Adds rows of both, each (n, channels), read as float32. Costs n * channels^2.
@@ -53,6 +54,7 @@ class CrossMoment:
         if len(rows[0]) != len(rows[1]):
             raise ValueError(f"now has {len(rows[0])} rows, original {len(rows[1])}; they must be of the same examples")
         self.count += len(rows[0])
+        self._sum += rows[1].sum(axis=0, dtype=np.float64)
         # Both transposes are in Fortran order as they stand, so nothing is copied.
         self._products = blas.sgemm(
             1.0, rows[0].T, rows[1].T, beta=1.0, c=self._products, trans_b=True, overwrite_c=True
@@ -63,11 +65,17 @@ class CrossMoment:
         """X~'X / n, float32 (channels now, channels originally)."""
         return np.ascontiguousarray(self._products) / np.float32(max(self.count, 1))
 
+    @property
+    def original_mean(self) -> np.ndarray:
+        """Mean of the inputs that were read originally, float64 (channels,); zeros when nothing was seen."""
+        return self._sum / max(self.count, 1)
+
     def __or__(self, other: CrossMoment) -> CrossMoment:
         """The cross moment of both streams together."""
         if self.channels != other.channels:
             raise ValueError(f"one cross moment is of {self.channels} channels, the other of {other.channels}")
         merged = CrossMoment(self.channels)
         merged.count = self.count + other.count
+        merged._sum = self._sum + other._sum
         merged._products = np.asfortranarray(self._products + other._products)
         return merged

@@ -130,6 +130,7 @@ def test_cross_moments_add_up_and_equal_the_second_moment_of_equal_inputs() -> N
     whole.update(now, before), left.update(now[:30], before[:30]), right.update(now[30:], before[30:])
     assert whole.value == pytest.approx(now.T @ before / 70, abs=1e-5)
     assert (left | right).value == pytest.approx(whole.value, abs=1e-5) and (left | right).count == 70
+    assert (left | right).original_mean == pytest.approx(before.mean(axis=0), abs=1e-6)
     seen, same = seen_and_cross(now, now)
     assert same.value == pytest.approx(seen.second_moment, abs=1e-5)
 
