@@ -19,6 +19,7 @@ void bind_packing(nb::module_& module);
 void bind_kll(nb::module_& module);
 void bind_relative(nb::module_& module);
 void bind_tdigest(nb::module_& module);
+void bind_partition(nb::module_& module);
 void bind_weighted_summary(nb::module_& module);
 void bind_boosting(nb::module_& module);
 void bind_integer(nb::module_& module);

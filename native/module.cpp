@@ -18,6 +18,7 @@ NB_MODULE(_native, module) {
   tercile::bind_kll(module);
   tercile::bind_relative(module);
   tercile::bind_tdigest(module);
+  tercile::bind_partition(module);
   tercile::bind_weighted_summary(module);
   tercile::bind_boosting(module);
   tercile::bind_integer(module);

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tercile.commands.quantiles import EPILOG, quantiles
 from tercile.named import named
 from tercile.papers.commands import app as papers
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 zoo = typer.Typer(help="Models and data that are always there.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(zoo, name="zoo", epilog="Example: tercile zoo list")
+app.command("quantiles", epilog=EPILOG)(quantiles)
 app.add_typer(papers, name="papers", epilog="Example: tercile papers list")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]

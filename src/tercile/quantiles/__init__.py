@@ -20,11 +20,13 @@ from tercile.quantiles.sketch import (
     TDigest,
     weighted_quantile,
 )
+from tercile.quantiles.tables import GroupedQuantiles, quantiles_of_files
 
 __all__ = [
     "KLL",
     "DDSketch",
     "Exact",
+    "GroupedQuantiles",
     "KLLColumns",
     "KLLIntegers",
     "KLLStrings",
@@ -34,6 +36,7 @@ __all__ = [
     "p_value",
     "quantile_p_value",
     "quantile_upper_bound",
+    "quantiles_of_files",
     "units_needed",
     "upper_bound",
     "walk",

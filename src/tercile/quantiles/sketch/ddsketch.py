@@ -198,7 +198,7 @@ class DDSketch:
         # The last bin that starts at or below x: what is in it counts by how far x has come.
         at = np.searchsorted(bins.low, points, side="right") - 1
         start, end = bins.low[np.maximum(at, 0)], bins.high[np.maximum(at, 0)]
-        with np.errstate(invalid="ignore", over="ignore"):
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             part = np.where(points >= end, 1.0, (points - start) / (end - start))
         share = (below[at] + (below[at + 1] - below[at]) * part) / below[-1]
         share = np.where(points < self._minimum, 0.0, np.where(points >= self._maximum, 1.0, share))
