@@ -24,6 +24,7 @@ from tercile.quantization.training import (
     SoftRounding,
     StraightThrough,
     Student,
+    Substitution,
     distil,
     reconstruct,
     repair,
@@ -207,6 +208,38 @@ def test_a_student_that_got_worse_is_handed_back_as_it_came() -> None:
     made = distil(student, model, family, batches, outputs=run, losses=square, keep=keep, settings=wild)
     assert made.after == made.before
     assert all(np.array_equal(value, student.to_arrays()[name]) for name, value in before.items())
+
+
+def test_a_varied_batch_is_put_to_the_original_too() -> None:
+    model, batches = bert()
+    family = describe(model)
+    vary = Substitution.of([b["input_ids"] for b in batches], special=(), share=0.5)
+    asked: list[torch.Tensor] = []
+
+    def outputs(which: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        asked.append(batch["input_ids"])
+        return run(which, batch)
+
+    def new(batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {**batch, "input_ids": vary(batch["input_ids"], generator)}
+
+    student = Student(model, family, rounded(model))
+    settings = Distillation(passes=10, rates=FAST)
+    made = distil(
+        student, model, family, batches, outputs=outputs, losses=square, keep=keep, settings=settings, vary=new
+    )
+    assert made.after < 0.8 * made.before
+    steps = asked[2:-2]  # one held-out batch is scored by both before, and after
+    assert all(torch.equal(a, b) for a, b in zip(steps[::2], steps[1::2]))
+    assert len({tuple(ids.flatten().tolist()) for ids in steps[::2]}) == 150
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_of_replaced_tokens_is_checked(share: float) -> None:
+    with pytest.raises(ValueError, match="share must be between 0 and 1"):
+        Substitution.of([torch.arange(5)], special=(), share=share)
+    with pytest.raises(ValueError, match="nothing to draw from"):
+        Substitution.of([torch.zeros(5, dtype=torch.long)], special=(0,))
 
 
 def repaired(folder: Path | None = None, progress=None):

@@ -6,6 +6,7 @@ from tercile.quantization.training.reconstruction import Reconstructed, Reconstr
 from tercile.quantization.training.repair import Repair, Repaired, repair
 from tercile.quantization.training.stored_weight import FixedCodes, SoftRounding, StraightThrough
 from tercile.quantization.training.student import Student
+from tercile.quantization.training.variation import Substitution
 
 __all__ = [
     "Distillation",
@@ -19,6 +20,7 @@ __all__ = [
     "SoftRounding",
     "StraightThrough",
     "Student",
+    "Substitution",
     "distil",
     "reconstruct",
     "relative_square",

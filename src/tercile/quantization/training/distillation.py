@@ -28,6 +28,8 @@ Outputs = Callable[[nn.Module, Batch], Any]
 #: From (original's outputs, student's, batch) to the loss of each example, or one number, with gradients.
 Losses = Callable[[Any, Any, Batch], torch.Tensor]
 Tick = Callable[[int, int], None]
+#: Another batch out of one, drawn anew whenever it is trained on.
+Vary = Callable[[Batch, torch.Generator], Batch]
 
 # What the original says is kept up to this size; beyond it, it is asked again.
 KEPT_BYTES = 512 * 2**20
@@ -86,6 +88,7 @@ def distil(
     keep: Keep | None = None,
     settings: Distillation = Distillation(),
     stored: Iterable[str] | None = None,
+    vary: Vary | None = None,
     seed: int = 0,
     path: Path | None = None,
     tick: Tick | None = None,
@@ -106,6 +109,10 @@ def distil(
         How, and in which order batches are taken.
     stored
         Names of the stored weights that learn; all of them by default.
+    vary
+        Makes another batch out of one each time it is trained on, see `Substitution`: the more often a batch comes
+        round, the more this keeps the student from learning it by heart. The original is asked about each anew, which
+        adds a forward pass to every step.
     path
         The run is kept in this file as it goes, and taken up from it where it was stopped. It ends with the same bits
         as one that was never disturbed.
@@ -127,18 +134,26 @@ def distil(
     pupil = _Watched(student.module, hinted, outputs, keep)
     kept = _Kept(teacher, batches)
 
-    def loss(index: int, hints: float) -> torch.Tensor:
-        wanted, hidden = kept(index)
-        got, own = pupil(batches[index])
-        total = losses(wanted, got, batches[index]).mean()
+    def loss(said: tuple[Any, list[torch.Tensor]], batch: Batch, hints: float) -> torch.Tensor:
+        wanted, hidden = said
+        got, own = pupil(batch)
+        total = losses(wanted, got, batch).mean()
         if hints and hidden:
             shares = [relative_square(one.float(), other) for one, other in zip(hidden, own, strict=True)]
             total = total + hints * torch.stack(shares).mean()
         return total
 
     @torch.no_grad()
+    def varied(index: int, step: int) -> tuple[tuple[Any, list[torch.Tensor]], Batch]:
+        assert vary is not None
+        batch = vary(batches[index], torch.Generator().manual_seed(1_000_003 * seed + step))
+        return teacher(batch), batch
+
+    @torch.no_grad()
     def score() -> float:
-        return float(np.mean([float(loss(index, 0.0)) for index in held])) if held else float("nan")
+        return (
+            float(np.mean([float(loss(kept(index), batches[index], 0.0)) for index in held])) if held else float("nan")
+        )
 
     before, start = score(), student.to_arrays()
     steps = settings.passes * len(training)
@@ -149,8 +164,9 @@ def distil(
         descent.from_arrays(load_arrays(path)[0])
     with student.learning(names, small):
         for index in order[descent.done :]:
+            said, batch = (kept(index), batches[index]) if vary is None else varied(index, descent.done)
             student.decode(names)
-            value = loss(index, settings.hints)
+            value = loss(said, batch, settings.hints)
             if not bool(torch.isfinite(value)):
                 raise ValueError(f"the loss became {float(value)} after {descent.done} steps; lower the rates")
             descent.step(value)

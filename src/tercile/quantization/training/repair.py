@@ -19,7 +19,7 @@ from tercile.quantization.families import Family
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.scheme import Scheme
 from tercile.quantization.training.descent import Rates
-from tercile.quantization.training.distillation import Distillation, Losses, Outputs, distil, held_out
+from tercile.quantization.training.distillation import Distillation, Losses, Outputs, Vary, distil, held_out
 from tercile.quantization.training.reconstruction import Keep, Reconstruction, reconstruct
 from tercile.quantization.training.stored_weight import FixedCodes, Rounding, StraightThrough
 from tercile.quantization.training.student import Student
@@ -83,6 +83,7 @@ def repair(
     keep: Keep | None = None,
     vectors: Mapping[str, np.ndarray] | None = None,
     settings: Repair = Repair(),
+    vary: Vary | None = None,
     seed: int = 0,
     folder: Path | None = None,
     progress: Progress | None = None,
@@ -106,6 +107,8 @@ def repair(
         As in `distil`: the loss that the model will be judged by, or one that has gradients where that has none.
     vectors
         Values that gains and biases start from, where they differ from the original's: corrected biases.
+    vary
+        As in `distil`.
     settings, seed
         How, and in which order batches are taken.
     folder
@@ -159,8 +162,8 @@ def repair(
 
     def whole(passes: Distillation, path: Path | None = None):  # type: ignore[no-untyped-def]
         return distil(
-            student, model, family, batches, outputs=outputs, losses=losses, keep=keep, settings=passes, seed=seed,
-            path=path, tick=lambda done, total: tell("repairing the whole", done, total),
+            student, model, family, batches, outputs=outputs, losses=losses, keep=keep, settings=passes, vary=vary,
+            seed=seed, path=path, tick=lambda done, total: tell("repairing the whole", done, total),
         )  # fmt: skip
 
     first = whole(Distillation(passes=0))
