@@ -23,5 +23,7 @@ void bind_partition(nb::module_& module);
 void bind_weighted_summary(nb::module_& module);
 void bind_boosting(nb::module_& module);
 void bind_integer(nb::module_& module);
+void bind_trellis(nb::module_& module);
+void bind_hadamard(nb::module_& module);
 
 }  // namespace tercile

@@ -22,4 +22,6 @@ NB_MODULE(_native, module) {
   tercile::bind_weighted_summary(module);
   tercile::bind_boosting(module);
   tercile::bind_integer(module);
+  tercile::bind_trellis(module);
+  tercile::bind_hadamard(module);
 }

@@ -3,9 +3,11 @@
 #include "../kernels/ranges.hpp"
 #include "../kernels/rounding.hpp"
 #include "../kernels/solve.hpp"
+#include "../kernels/trellis.hpp"
 
 #define TERCILE_KERNELS(name)                                                                       \
   {                                                                                                 \
-    name, TERCILE_TARGET::nearest, TERCILE_TARGET::solve_tile, TERCILE_TARGET::descend_tile, TERCILE_TARGET::range_errors, TERCILE_TARGET::integer_products, \
-        TERCILE_TARGET::requantize, TERCILE_TARGET::integer_sum \
+    name, TERCILE_TARGET::nearest, TERCILE_TARGET::solve_tile, TERCILE_TARGET::descend_tile, TERCILE_TARGET::range_errors, \
+        TERCILE_TARGET::trellis_step, TERCILE_TARGET::integer_products, TERCILE_TARGET::requantize, \
+        TERCILE_TARGET::integer_sum \
   }

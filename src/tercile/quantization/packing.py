@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tercile import _native
-from tercile.quantization.grids import Grid
+from tercile.quantization.grids import Grid, Trellis
 
 
 def words_per_row(columns: int, grid: Grid) -> int:
@@ -23,8 +23,23 @@ def words_per_row(columns: int, grid: Grid) -> int:
     return math.ceil(columns * int(grid.bits) / 32) if per_word is None else math.ceil(columns / per_word)
 
 
-def pack(codes: np.ndarray, grid: Grid) -> np.ndarray:
-    """uint8 codes (rows, columns) as uint32 words (rows, words_per_row).
+def words_shape(matrix: tuple[int, int], grid: Grid | Trellis) -> tuple[int, int]:
+    """Rows and width of the words that a matrix of codes takes; all are one row where rows differ in width.
+
+    Examples
+    --------
+    >>> from tercile.quantization.grids import Trellis
+    >>> words_shape((8, 64), Trellis(2.25))
+    (1, 36)
+    """
+    rows, columns = matrix
+    if isinstance(grid, Trellis):
+        return 1, math.ceil(int(grid.row_bits(rows).sum(dtype=np.int64)) * columns / 32)
+    return rows, words_per_row(columns, grid)
+
+
+def pack(codes: np.ndarray, grid: Grid | Trellis) -> np.ndarray:
+    """uint8 codes (rows, columns) as uint32 words, see `words_shape`.
 
     Raises
     ------
@@ -42,16 +57,18 @@ def pack(codes: np.ndarray, grid: Grid) -> np.ndarray:
     if codes.ndim != 2:
         raise ValueError(f"codes must have two dimensions (rows, columns), got shape {codes.shape}")
     codes = np.ascontiguousarray(grid.checked_codes(codes))
-    words = np.zeros((codes.shape[0], words_per_row(codes.shape[1], grid)), dtype=np.uint32)
-    if grid.codes_per_word is None:
+    words = np.zeros(words_shape(codes.shape, grid), dtype=np.uint32)
+    if isinstance(grid, Trellis):
+        _native.pack_stream(codes, grid.row_bits(len(codes)), words[0])
+    elif grid.codes_per_word is None:
         _native.pack_bits(codes, int(grid.bits), words)
     else:
         _native.pack_digits(codes, len(grid.table), grid.codes_per_word, words)
     return words
 
 
-def unpack(words: np.ndarray, columns: int, grid: Grid) -> np.ndarray:
-    """The uint8 codes (rows, columns) that `pack` stored.
+def unpack(words: np.ndarray, columns: int, grid: Grid | Trellis, rows: int | None = None) -> np.ndarray:
+    """The uint8 codes (rows, columns) that `pack` stored; rows has to be given where they differ in width.
 
     Raises
     ------
@@ -62,6 +79,8 @@ def unpack(words: np.ndarray, columns: int, grid: Grid) -> np.ndarray:
     if words.dtype != np.uint32:
         raise TypeError(f"words are {words.dtype}; they must be uint32")
     words = np.ascontiguousarray(words)
+    if isinstance(grid, Trellis):
+        return _unpack_stream(words, columns, grid, rows)
     if words.ndim != 2 or words.shape[1] != words_per_row(columns, grid):
         needed = words_per_row(columns, grid)
         raise ValueError(f"words have shape {words.shape}; {columns} codes of {grid.spelling!r} take {needed} a row")
@@ -70,4 +89,16 @@ def unpack(words: np.ndarray, columns: int, grid: Grid) -> np.ndarray:
         _native.unpack_bits(words, int(grid.bits), codes)
     else:
         _native.unpack_digits(words, len(grid.table), grid.codes_per_word, codes)
+    return codes
+
+
+def _unpack_stream(words: np.ndarray, columns: int, grid: Trellis, rows: int | None) -> np.ndarray:
+    if rows is None:
+        raise ValueError(f"rows is missing: those of {grid.spelling!r} differ in width")
+    needed = words_shape((rows, columns), grid)
+    if words.shape != needed:
+        many = f"({rows}, {columns}) codes of {grid.spelling!r}"
+        raise ValueError(f"words have shape {words.shape}; {many} take {needed}")
+    codes = np.empty((rows, columns), dtype=np.uint8)
+    _native.unpack_stream(words[0], grid.row_bits(rows), codes)
     return codes

@@ -11,6 +11,7 @@ import numpy as np
 
 from tercile.quantization import packing
 from tercile.quantization.blocks import as_matrix
+from tercile.quantization.hadamard import rotate, rotate_back
 from tercile.quantization.scheme import Ranges, Scheme
 
 
@@ -23,7 +24,7 @@ class QTensor:
     scheme, shape
         How it is stored, and the shape of the tensor that it stands for.
     words
-        uint32 (rows, words a row): the packed codes.
+        uint32 (rows, words a row), or (1, words) where rows differ in width: the packed codes.
     arrays
         Stored scales, super-scales and zero points, as the scheme named them.
 
@@ -44,9 +45,11 @@ class QTensor:
 
     @classmethod
     def quantize(cls, x: np.ndarray, scheme: Scheme, ranges: Ranges) -> QTensor:
-        """Rounds every element of x to its nearest code."""
+        """Rounds x to its nearest codes; if the scheme rotates, ranges are those of the rotated matrix."""
         x = np.asarray(x)
-        return cls.from_codes(scheme.encode(x.reshape(as_matrix(x.shape)), ranges), x.shape, scheme, ranges)
+        matrix = x.reshape(as_matrix(x.shape))
+        codes = scheme.encode(rotate(matrix) if scheme.rotated else matrix, ranges)
+        return cls.from_codes(codes, x.shape, scheme, ranges)
 
     @classmethod
     def from_codes(cls, codes: np.ndarray, shape: tuple[int, ...], scheme: Scheme, ranges: Ranges) -> QTensor:
@@ -58,7 +61,8 @@ class QTensor:
     @property
     def codes(self) -> np.ndarray:
         """uint8 codes in the matrix shape of the tensor."""
-        return packing.unpack(self.words, as_matrix(self.shape)[1], self.scheme.grid)
+        rows, columns = as_matrix(self.shape)
+        return packing.unpack(self.words, columns, self.scheme.grid, rows)
 
     @property
     def ranges(self) -> Ranges:
@@ -76,8 +80,9 @@ class QTensor:
         return 8 * self.nbytes / max(math.prod(self.shape), 1)
 
     def dequantize(self) -> np.ndarray:
-        """The float32 tensor that is stored. Costs one pass over the codes."""
-        return self.scheme.decode(self.codes, self.ranges).reshape(self.shape)
+        """The float32 tensor that is stored. Costs one pass over the codes, and the rotation back if there is one."""
+        values = self.scheme.decode(self.codes, self.ranges)
+        return (rotate_back(values) if self.scheme.rotated else values).reshape(self.shape)
 
     def to_arrays(self, name: str) -> dict[str, np.ndarray]:
         """Arrays for a safetensors file, under `name.codes`, `name.scale` and so on."""
@@ -128,7 +133,6 @@ def _layout(scheme: Scheme, matrix: tuple[int, int]) -> dict[str, tuple[tuple[in
     """Shape and type of every array that the scheme stores, found by storing one's worth of ranges."""
     blocks = scheme.blocks.count(matrix)
     one = np.ones(blocks, dtype=np.float32)
-    arrays = scheme.ranges(one, -one if scheme.asymmetric else None).arrays
+    arrays = scheme.unrotated.ranges(one, -one if scheme.asymmetric else None).arrays
     layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {k: (v.shape, v.dtype) for k, v in arrays.items()}
-    words = (matrix[0], packing.words_per_row(matrix[1], scheme.grid))
-    return {"codes": (words, np.dtype(np.uint32))} | layout
+    return {"codes": (packing.words_shape(matrix, scheme.grid), np.dtype(np.uint32))} | layout

@@ -2,26 +2,31 @@
 
 Its spelling is what users type and files carry:
 
-    <grid>-<blocks>[-asym][-<scale format>]      int4-g128   int4-g32-asym   fp4-e2m1-g16-e4m3   nf4-g64   int8-token
+    <grid>-<blocks>[-asym][-<scale format>][-rot]
 
-The scale format is f16 unless it is written. `asym` gives an integer grid a zero point.
+    int4-g128   int4-g32-asym   fp4-e2m1-g16-e4m3   nf4-g64   int8-token   trellis2.25-channel-rot
+
+The scale format is f16 unless it is written. `asym` gives an integer grid a zero point. `rot` stores the matrix with
+its columns rotated (see `hadamard`), which is taken back when it is read.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tercile.quantization import blocks as block_kinds
 from tercile.quantization import grids, packing, scales
 from tercile.quantization.blocks import Blocks, as_matrix
-from tercile.quantization.grids import Grid
+from tercile.quantization.grids import Grid, Trellis
 from tercile.quantization.scales import Arrays, ScaleFormat, SuperScale
 
 _FAR = float(np.finfo(np.float32).max)
+_GRID = r"cb\[[^\]]*\]|fp\d-e\dm\d|trellis[\d.]+(?:m\d+)?|[a-z]+\d*(?:[aqs]\d+)?(?:b\d+)?"
+_SPELLED = rf"({_GRID})-([a-z]\w*)(-asym)?(?:-(?!rot$)(\w+))?(-rot)?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +59,11 @@ class Scheme:
     4.5
     """
 
-    grid: Grid
+    grid: Grid | Trellis
     blocks: Blocks
     scale_format: ScaleFormat = scales.NAMED["f16"]
     asymmetric: bool = False
+    rotated: bool = False
 
     def __post_init__(self) -> None:
         if self.asymmetric and not re.fullmatch(r"uint\d", self.grid.spelling):
@@ -76,15 +82,16 @@ class Scheme:
         """
         if not isinstance(spelling, str):
             raise TypeError(f"spelling of a scheme must be a string such as 'int4-g128', got {spelling!r}")
-        match = re.fullmatch(r"(cb\[[^\]]*\]|fp\d-e\dm\d|[a-z]+\d*(?:[aqs]\d+)?(?:b\d+)?)-([a-z]\w*)(-asym)?(?:-(\w+))?", spelling)
+        match = re.fullmatch(_SPELLED, spelling)
         if not match:
             raise ValueError(f"{spelling!r} is no scheme; write <grid>-<blocks>[-asym][-<scales>], such as int4-g128")
-        grid, blocks, asym, scale_format = match.groups()
+        grid, blocks, asym, scale_format, rot = match.groups()
         return cls(
             grids.parse(re.sub(r"^int", "uint", grid) if asym else grid),
             block_kinds.parse(blocks),
             scales.parse(scale_format or "f16"),
             asym is not None,
+            rot is not None,
         )
 
     @property
@@ -95,10 +102,30 @@ class Scheme:
             parts.append("asym")
         if self.scale_format.spelling != "f16":
             parts.append(self.scale_format.spelling)
+        if self.rotated:
+            parts.append("rot")
         return "-".join(parts)
 
     def __str__(self) -> str:
         return self.spelling
+
+    @property
+    def scalar_grid(self) -> Grid:
+        """The grid, for what rounds one value by itself.
+
+        Raises
+        ------
+        ValueError
+            If values are rounded in sequences.
+        """
+        if not isinstance(self.grid, Grid):
+            raise ValueError(f"{self.spelling!r} rounds sequences; what rounds single values needs a grid such as int4")
+        return self.grid
+
+    @property
+    def unrotated(self) -> Scheme:
+        """The scheme of the rotated matrix itself."""
+        return replace(self, rotated=False)
 
     @property
     def whole_offsets(self) -> bool:
@@ -117,9 +144,15 @@ class Scheme:
         ------
         ValueError
             If a scale does not fit the format (float16 overflow) or is not finite, if the largest value that it stands
-            for would overflow float32, or if an offset is missing, not finite or positive.
+            for would overflow float32, if an offset is missing, not finite or positive, or if the scheme is rotated:
+            ranges are those of the rotated matrix, under `unrotated`.
         """
         scale = np.asarray(scale, dtype=np.float32)
+        if self.rotated:
+            raise ValueError(
+                f"{self.spelling!r} stores a rotated weight, which this solver or estimator can't make; "
+                "use gptq or round_to_nearest, or the scheme without -rot"
+            )
         if scale.ndim != 2:
             raise ValueError(f"scale must be (block rows, block columns), got shape {scale.shape}")
         if not np.isfinite(scale).all():
@@ -138,7 +171,7 @@ class Scheme:
             minimum = self.scale_format.store(-offset)
             arrays |= {f"offset_{name}": value for name, value in minimum.items()}
             return Ranges(stored, -self.scale_format.load(minimum, scale.shape), arrays)
-        top = len(self.grid.table) - 1
+        top = len(self.scalar_grid.table) - 1
         zero = np.clip(np.round(np.divide(-offset, stored, out=np.zeros_like(stored), where=stored != 0)), 0, top)
         arrays["zero"] = packing.pack(zero.astype(np.uint8).reshape(1, -1), self.grid)
         return Ranges(stored, -stored * zero.astype(np.float32), arrays)
@@ -206,13 +239,13 @@ class Scheme:
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes that a tensor of that shape takes: codes, scales, super-scales and zero points."""
-        rows, columns = matrix = as_matrix(shape)
+        matrix = as_matrix(shape)
         blocks = self.blocks.count(matrix)
-        total = 4 * rows * packing.words_per_row(columns, self.grid) + self.scale_format.nbytes(blocks)
+        total = 4 * math.prod(packing.words_shape(matrix, self.grid)) + self.scale_format.nbytes(blocks)
         if self.asymmetric and isinstance(self.scale_format, SuperScale):
             total += self.scale_format.nbytes(blocks)
         elif self.asymmetric:
-            total += 4 * packing.words_per_row(blocks[0] * blocks[1], self.grid)
+            total += 4 * packing.words_per_row(blocks[0] * blocks[1], self.scalar_grid)
         return total
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:

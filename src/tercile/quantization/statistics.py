@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg import blas
 
 from tercile.quantiles.sketch import KLLColumns
+from tercile.quantization.hadamard import rotate
 
 SEED = 0  # of the quantile sketches: the same data gives the same Statistics
 
@@ -163,6 +164,35 @@ class Statistics:
             kept["items"], kept["ends"] = kept["items"] * narrow[:, None], kept["ends"] * narrow
             scaled.sketch = KLLColumns.from_arrays(kept)
         return scaled
+
+    def rotated(self) -> Statistics:
+        """The Statistics of the same inputs, rotated as `hadamard.rotate` does it.
+
+        Extremes of rotated inputs can't be known from those of the inputs: they are bounds here.
+
+        Raises
+        ------
+        ValueError
+            If these keep no second moment, which the mean squares of rotated inputs follow from.
+
+        Examples
+        --------
+        >>> seen, turned, x = Statistics(12), Statistics(12), np.eye(12, dtype=np.float32)[:3]
+        >>> seen.update(x), turned.update(rotate(x))
+        (None, None)
+        >>> bool(np.allclose(seen.rotated().second_moment, turned.second_moment, atol=1e-6))
+        True
+        """
+        turned = rotate(np.ascontiguousarray(rotate(self.second_moment).T))
+        moved = Statistics(self.channels)
+        moved.count = self.count
+        moved._sum = rotate(self._sum[None] / max(self.count, 1))[0].astype(np.float64) * self.count
+        moved._products = np.asfortranarray(np.triu(turned) * np.float32(self.count))
+        moved._squares = np.diagonal(turned).astype(np.float64) * self.count
+        if self.count:
+            moved.maximum = np.abs(rotate(np.eye(self.channels))).T @ self.maximum_magnitude
+            moved.minimum = -moved.maximum
+        return moved
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Named arrays for a safetensors file."""

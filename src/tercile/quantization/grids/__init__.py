@@ -12,10 +12,12 @@ from tercile.quantization.grids.logarithmic import (
     tangent,
 )
 from tercile.quantization.grids.spelling import NAMED, parse
+from tercile.quantization.grids.trellis import Trellis
 
 __all__ = [
     "NAMED",
     "Grid",
+    "Trellis",
     "adaptive_logarithmic",
     "codebook",
     "floating",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from tercile.quantization.grids.codebook import codebook, normal, normal_float, power_of_two, sign, ternary
 from tercile.quantization.grids.floating import floating
@@ -15,6 +16,7 @@ from tercile.quantization.grids.logarithmic import (
     shifted_logarithmic,
     tangent,
 )
+from tercile.quantization.grids.trellis import MEMORY, Trellis
 
 #: Spellings of every grid that has a name of its own, with some of the numbers that stand in a name (levels of a normal
 #: grid, base, shift or angle of those for softmax); codebooks are spelled by their values.
@@ -29,7 +31,7 @@ NAMED = (
 )  # fmt: skip
 
 
-def parse(spelling: str) -> Grid:
+def parse(spelling: str) -> Grid | Trellis:
     """The grid that a spelling names.
 
     Raises
@@ -59,6 +61,8 @@ def parse(spelling: str) -> Grid:
         return tangent(int(match[1]), int(match[2]), int(match[3]) if match[3] else None)
     if match := re.fullmatch(r"normal([0-9]{1,2})", spelling):
         return normal(int(match[1]))
+    if match := re.fullmatch(r"trellis([0-9](?:\.[0-9]+)?)(?:m([0-9]+))?", spelling):
+        return Trellis(Fraction(match[1]), int(match[2] or MEMORY))
     if match := re.fullmatch(r"fp([0-9])-e([0-9])m([0-9])", spelling):
         bits, exponent, mantissa = map(int, match.groups())
         if bits != 1 + exponent + mantissa:
@@ -71,4 +75,5 @@ def parse(spelling: str) -> Grid:
         except ValueError:
             raise ValueError(f"{spelling!r}: write the values of a codebook as numbers, such as cb[-1,0,1]") from None
         return codebook(values)
-    raise ValueError(f"no grid is called {spelling!r}; there are {', '.join(NAMED)} and cb[v,v,...]")
+    named = f"{', '.join(NAMED)}, trellis2.25 and the like, and cb[v,v,...]"
+    raise ValueError(f"no grid is called {spelling!r}; there are {named}")

@@ -2,6 +2,7 @@
 
 from tercile.quantization.ranges.estimators import RangeEstimator, min_max, mse, quantile
 from tercile.quantization.ranges.golden_section import golden_section
+from tercile.quantization.ranges.matching import matched
 from tercile.quantization.ranges.reshaping import reshaped
 
-__all__ = ["RangeEstimator", "golden_section", "min_max", "mse", "quantile", "reshaped"]
+__all__ = ["RangeEstimator", "golden_section", "matched", "min_max", "mse", "quantile", "reshaped"]

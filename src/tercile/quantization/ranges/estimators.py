@@ -15,6 +15,8 @@ import numpy as np
 
 from tercile import _native
 from tercile.quantization.blocks import as_matrix
+from tercile.quantization.grids import Trellis
+from tercile.quantization.ranges.matching import matched
 from tercile.quantization.scales import PowerOfTwo
 from tercile.quantization.scheme import Ranges, Scheme
 
@@ -90,7 +92,7 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
     """The range of least squared rounding error, each column weighted by its importance, by search in each block.
 
     The search tries fractions of the min-max range, then finer ones around the best. It evaluates the true rounding
-    error, so it works for every grid.
+    error, so it works for every scalar grid; a trellis gets the scales of `matched`.
 
     Parameters
     ----------
@@ -114,6 +116,8 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
     >>> bool(mse(x, scheme).scale[0, 0] < min_max(x, scheme).scale[0, 0])
     True
     """
+    if isinstance(scheme.grid, Trellis):
+        return matched(values, scheme)
     return searched(values, scheme, importance, _search_ends if scheme.asymmetric else _search_scales)
 
 
@@ -166,7 +170,7 @@ def _search_scales(
         backward = -_to_scale(-high, -low, scheme)[0]
     scale = np.empty(len(block), dtype=np.float32)
     weight = _NO_WEIGHT if weight is None else weight
-    _native.search_scales(block, weight, forward, backward, _COARSE, _FINE, 2, scheme.grid.native, scale)
+    _native.search_scales(block, weight, forward, backward, _COARSE, _FINE, 2, scheme.scalar_grid.native, scale)
     offset = np.zeros_like(scale)
     return _settled(block, weight, scale, offset, scheme), offset
 
@@ -179,7 +183,7 @@ def _search_ends(
     weight = _NO_WEIGHT if weight is None else weight
     whole = scheme.whole_offsets
     _native.search_ends(
-        block, weight, low, high, _COARSE_ENDS, _FINE_ENDS, 1, whole, scheme.grid.native, scale, offset
+        block, weight, low, high, _COARSE_ENDS, _FINE_ENDS, 1, whole, scheme.scalar_grid.native, scale, offset
     )
     return _settled(block, weight, scale, offset, scheme), offset
 
@@ -193,7 +197,7 @@ def _settled(
     tried = scale[:, None] * np.array([1, 2**-0.5, 2**0.5], dtype=np.float32)
     stored = scheme.ranges(tried, np.repeat(offset[:, None], 3, axis=1) if scheme.asymmetric else None)
     error = np.empty(tried.shape, dtype=np.float32)
-    _native.range_errors(block, weight, stored.scale, stored.offset, scheme.grid.native, error)
+    _native.range_errors(block, weight, stored.scale, stored.offset, scheme.scalar_grid.native, error)
     return np.take_along_axis(stored.scale, error.argmin(axis=1)[:, None], axis=1)[:, 0]
 
 

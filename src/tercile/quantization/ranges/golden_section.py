@@ -87,7 +87,7 @@ def _search(
     def error(below: np.ndarray, above: np.ndarray, backward: bool) -> np.ndarray:
         scale, offset = to_scale(below, above, backward)
         errors = np.empty(scale.shape, dtype=np.float32)
-        _native.range_errors(block, unweighted, scale, offset, scheme.grid.native, errors)
+        _native.range_errors(block, unweighted, scale, offset, scheme.scalar_grid.native, errors)
         return errors
 
     def along(way: bool, below: np.ndarray | None = None, above: np.ndarray | None = None) -> Errors:

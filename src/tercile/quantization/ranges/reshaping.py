@@ -79,7 +79,7 @@ def reshaped(
     weight = np.float64(1) if importance is None else _checked_importance(importance, matrix.shape)
     best, least = scheme, np.inf
     for power in powers:
-        candidate = scheme if power == 1 else replace(scheme, grid=bent(scheme.grid, power))
+        candidate = scheme if power == 1 else replace(scheme, grid=bent(scheme.scalar_grid, power))
         stored = QTensor.quantize(matrix, candidate, ranges(matrix, candidate, importance)).dequantize()
         error = float((np.square(matrix - stored, dtype=np.float64) * weight).sum())
         if error < least:

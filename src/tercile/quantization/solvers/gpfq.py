@@ -92,7 +92,9 @@ def gpfq(
     check_channels(statistics, matrix)
     if not 0 <= damping < np.inf:
         raise ValueError(f"damping must be at least 0 and finite, got {damping}; the usual value is 0.01")
-    grid = scheme.grid.native if rounding is None else _native.GridLevels(scheme.grid.levels, rounding(scheme.grid))
+    grid = scheme.scalar_grid.native
+    if rounding is not None:
+        grid = _native.GridLevels(scheme.grid.levels, rounding(scheme.scalar_grid))
     gram = statistics.second_moment
     if not np.isfinite(gram).all():
         raise ValueError("the second moment holds NaN or infinity; gather the statistics again in float32")

@@ -16,6 +16,7 @@ from tercile import _native
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.ranges import RangeEstimator, mse
 from tercile.quantization.scheme import Scheme
+from tercile.quantization.solvers.rotated import solve_rotated
 from tercile.quantization.solvers.round_to_nearest import check_channels, checked_weight
 from tercile.quantization.statistics import Statistics
 
@@ -29,7 +30,7 @@ def gptq(
     activation_order: bool = True,
     damping: float = 0.01,
 ) -> QTensor:
-    """Minimises the layer's output error tr((W - Q) H (W - Q)') greedily, H = X'X / n, for any scalar scheme.
+    """Minimises the layer's output error tr((W - Q) H (W - Q)') greedily, H = X'X / n, for any scheme.
 
     Parameters
     ----------
@@ -85,6 +86,9 @@ def gptq(
     rows, columns = matrix.shape
     check_channels(statistics, matrix)
     check_damping(damping)
+    if scheme.rotated:
+        options = {"activation_order": activation_order, "damping": damping}
+        return solve_rotated(gptq, weight, statistics, scheme, ranges, **options)
     hessian = statistics.second_moment
     diagonal = np.diagonal(hessian)
 

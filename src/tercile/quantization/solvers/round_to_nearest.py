@@ -9,6 +9,7 @@ from tercile.quantization.blocks import as_matrix
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.ranges import RangeEstimator, mse
 from tercile.quantization.scheme import Scheme
+from tercile.quantization.solvers.rotated import solve_rotated
 from tercile.quantization.statistics import Statistics
 
 
@@ -39,6 +40,10 @@ def round_to_nearest(
     [[2, 0]]
     """
     matrix = checked_weight(weight)
+    if scheme.rotated:
+        if statistics is not None:
+            check_channels(statistics, matrix)
+        return solve_rotated(round_to_nearest, weight, statistics, scheme, ranges)
     importance = None
     if statistics is not None:
         check_channels(statistics, matrix)
