@@ -63,13 +63,19 @@ class ColumnBlocks {
       data = scratch.data();
     }
     const Run out{reinterpret_cast<const float*>(data), reinterpret_cast<const std::uint32_t*>(data + 4 * size), size};
-    if (file_ >= 0)  // what a file says is never an index before it was looked at
-      for (std::size_t j = 0; j < size; ++j)
-        if (out.rows[j] >= heights_[block]) throw std::invalid_argument("the file of column blocks is damaged");
+    if (file_ >= 0) check(out, heights_[block]);
     return out;
   }
 
  private:
+  // What a file says is looked at before it is an index or a loop relies on its order.
+  static void check(const Run& run, std::uint32_t height) {
+    bool fine = run.size == 0 || run.values[0] == run.values[0];
+    for (std::size_t j = 0; j < run.size; ++j) fine &= run.rows[j] < height;
+    for (std::size_t j = 1; j < run.size; ++j) fine &= run.values[j - 1] <= run.values[j];
+    if (!fine) throw std::invalid_argument("the file of column blocks is damaged");
+  }
+
   void read(char* to, std::size_t size, std::uint64_t from) const {
     while (size > 0) {
       const ssize_t got = ::pread(file_, to, size, static_cast<off_t>(from));
@@ -92,6 +98,7 @@ class ColumnBlocks {
 inline std::vector<char> sorted_columns(const float* x, std::size_t rows, std::size_t features,
                                         std::vector<std::uint32_t>& counts) {
   std::vector<char> out;
+  out.reserve(8 * rows * features);
   std::vector<std::pair<float, std::uint32_t>> entries;
   for (std::size_t f = 0; f < features; ++f) {
     entries.clear();

@@ -84,7 +84,7 @@ class _BoostedTrees(BaseEstimator):  # type: ignore[misc]
         self, table: NDArray[np.float32], y: NDArray[np.float64], sample_weight: ArrayLike | None, loss: Loss,
         growth: Growth,
     ) -> None:  # fmt: skip
-        weight = _weights(sample_weight, y)
+        weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
         some = weight > 0.0  # a row without weight must not even shift a threshold
         if not some.all():
             table, y, weight = table[some], y[some], weight[some]
@@ -103,7 +103,8 @@ class _BoostedTrees(BaseEstimator):  # type: ignore[misc]
                 f"splits='exact' needs all rows in one block, got {blocks.blocks}; "
                 f"make them with block_rows={blocks.rows}, or take 'global'"
             )
-        self.trees_ = boost(blocks, y, _weights(sample_weight, y), loss, growth)
+        weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
+        self.trees_ = boost(blocks, y, weight, loss, growth)
         self.n_features_in_ = blocks.features
 
     def _margin(self, table: ArrayLike) -> NDArray[np.float64]:
@@ -279,13 +280,6 @@ class BoostedTreesClassifier(ClassifierMixin, _BoostedTrees):  # type: ignore[mi
             )
         self.classes_ = classes
         return coded.astype(np.float64)
-
-
-def _weights(sample_weight: ArrayLike | None, y: NDArray[np.float64]) -> NDArray[np.float64]:
-    weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
-    if not weight.any():
-        raise ValueError("sample_weight must not be 0 everywhere")
-    return weight
 
 
 def _target(y: ArrayLike) -> NDArray[np.float64]:
