@@ -1,9 +1,10 @@
 // The merging t-digest (Dunning and Ertl 2019), with the span of every centroid.
 //
 // Values are sorted 8,192 at a time and merged with the centroids in one pass. A centroid goes on growing as long as it
-// covers less than one step of the scale function k(q) = compression / (2 pi) * asin(2 q - 1). Beside its mean and
-// weight each keeps the least and the largest value in it, so that a rank has bounds that always hold: what lies wholly
-// below a point is below it, what lies wholly above is not.
+// covers less than one step of two scale functions: compression / (2 pi) * asin(2 q - 1), which rules in the middle, and
+// compression / 50 * log(q / (1 - q)), which keeps the ends fine. Beside its mean and weight each keeps the least and the
+// largest value in it, so that a rank has bounds that always hold: what lies wholly below a point is below it, what lies
+// wholly above is not.
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -107,10 +108,13 @@ class TDigest {
  private:
   static bool before(const Centroid& a, const Centroid& b) { return a.mean < b.mean; }
 
-  // The q that is one step of the scale function after q.
+  // The q that is one step of either scale function after q, whichever comes first.
   double end_of_step(double q) const {
-    const double angle = std::asin(2.0 * std::min(q, 1.0) - 1.0) + 2.0 * std::numbers::pi / compression_;
-    return angle >= std::numbers::pi / 2 ? 1.0 : (std::sin(angle) + 1.0) / 2.0;
+    q = std::min(q, 1.0);
+    const double angle = std::asin(2.0 * q - 1.0) + 2.0 * std::numbers::pi / compression_;
+    const double middle = angle >= std::numbers::pi / 2 ? 1.0 : (std::sin(angle) + 1.0) / 2.0;
+    const double odds = q * std::exp(50.0 / compression_);  // times 1 / (1 - q): the log of the odds moves by a step
+    return std::min(middle, odds / (1.0 - q + odds));
   }
 
   double compression_, total_ = 0.0;

@@ -209,12 +209,13 @@ class Kll {
   std::size_t capacity(std::size_t level) const { return capacities_[state_.levels.size() - 1 - level]; }
   std::size_t room() const { return rooms_[state_.levels.size() - 1 - state_.shift]; }
 
-  // The lowest level, counted from a top that k items of it can carry the whole count, that has room for n values.
+  // The lowest level that takes n values in at most twice its capacity, counted from a top of which 2 k items carry the
+  // whole count. Twice, as all levels together hold three times k, and what is kept finer is nearer to the truth.
   int landing(std::size_t n) const {
     int top = static_cast<int>(state_.levels.size()) - 1;
-    while ((state_.count >> top) > static_cast<std::uint64_t>(state_.k) && top < kMostLevels - 2) ++top;
+    while ((state_.count >> top) > 2 * static_cast<std::uint64_t>(state_.k) && top < kMostLevels - 2) ++top;
     int h = state_.shift;
-    while (h < top && (n >> h) > capacities_[top - h]) ++h;
+    while (h < top && (n >> h) > 2 * capacities_[top - h]) ++h;
     return h;
   }
 

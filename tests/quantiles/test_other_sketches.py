@@ -156,10 +156,10 @@ def test_a_digest_stays_small_and_is_finest_at_its_ends() -> None:
     digest = TDigest(200)
     for piece in np.array_split(values, 100):
         digest.update(piece)
-    assert len(digest.centroids[0]) <= 210
+    assert len(digest.centroids[0]) <= 400
     assert digest.centroids[1].sum() == 1_000_000
     ordered = np.sort(values)
-    for q, most in [(0.5, 0.005), (0.99, 0.0006), (0.9999, 0.00006)]:
+    for q, most in [(0.5, 0.005), (0.99, 0.0006), (0.9999, 0.00001)]:
         assert abs(np.searchsorted(ordered, digest.quantile(q)) / values.size - q) < most
 
 
