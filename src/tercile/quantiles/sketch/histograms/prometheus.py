@@ -172,7 +172,7 @@ class NativeHistogram:
                 pieces.append((low, high, count) if sign > 0 else (-high, -low, count))
         if self.zero_count:
             wide = max(self.zero_threshold, np.nextafter(0.0, 1.0))
-            pieces.append((-wide if self.negative_spans else 0.0, wide, self.zero_count))
+            pieces.append((-wide, wide, self.zero_count))
         if not pieces:
             raise ValueError("the histogram is empty")
         pieces.sort()
@@ -199,6 +199,8 @@ class NativeHistogram:
         part = np.clip((even - low) / (high - low), 0.0, 1.0)
         curved = low * high > 0.0  # all but the bucket around zero
         start, end = np.where(curved, low, 1.0), np.where(curved, high, 1.0)
+        if not self.negative_spans:  # Prometheus then takes what counts as zero for positive
+            even = part * high
         return questions.as_answer(np.where(curved, start * (end / start) ** part, even))
 
     def coarser(self, schema: int) -> Self:
