@@ -142,6 +142,22 @@ def test_soft_rounding_stays_between_two_neighbours() -> None:
         assert np.array_equal(level[within], (np.floor if logits < 0 else np.ceil)(exact)[within])
 
 
+@pytest.mark.parametrize("kind", [StraightThrough, SoftRounding])
+def test_only_the_share_of_weights_nearest_to_another_level_moves(kind) -> None:
+    weight, tensor = stored("int3-g8-f32")
+    exact = weight / tensor.scheme.blocks.spread(tensor.ranges.scale, weight.shape)
+    off = np.abs(exact - tensor.scheme.grid.levels[np.abs(exact[..., None] - tensor.scheme.grid.levels).argmin(-1)])
+    made = kind(tensor, weight)
+    made.hold(0.25)
+    (made() * torch.randn(weight.shape)).sum().backward()
+    moved = made.position.grad.numpy() != 0
+    assert abs(int(moved.sum()) - round(0.25 * weight.size)) <= 3  # a gate at its end has no slope
+    inside = (exact > -4) & (exact < 3)
+    assert off[moved & inside].min() >= np.quantile(off[inside], 0.7)
+    if kind is SoftRounding:
+        assert set(made.gate().detach().numpy()[~moved & inside].round(6)) <= {0.0, 1.0}
+
+
 def test_the_original_is_left_alone_and_the_student_gives_what_is_stored() -> None:
     model, batches = bert()
     before = copy.deepcopy(model.state_dict())
@@ -310,6 +326,8 @@ def test_bad_input_is_refused_by_name() -> None:
         Rates(codes=-1)
     with pytest.raises(ValueError, match="mixed must be between 0 and 1"):
         Reconstruction(mixed=2)
+    with pytest.raises(ValueError, match="moving must be above 0"):
+        Reconstruction(moving=0)
     with pytest.raises(ValueError, match="passes must be at least 0"):
         Distillation(passes=-1)
     student = Student(model, family, weights)

@@ -42,6 +42,8 @@ class Reconstruction:
     mixed
         Probability that a token of a block's inputs comes from the original model instead of the stored one: 0 trains
         on what the block will see.
+    moving
+        Share of the weights whose codes may change, those nearest to another level.
     vectors
         Whether gains and biases of a block learn too.
     """
@@ -51,6 +53,7 @@ class Reconstruction:
     optimizer: Optimizer = torch.optim.Adam
     loss: BlockLoss = relative_square
     mixed: float = 0.0
+    moving: float = 1.0
     vectors: bool = True
 
     def __post_init__(self) -> None:
@@ -58,6 +61,10 @@ class Reconstruction:
             raise ValueError(f"passes must be at least 0, got {self.passes}")
         if not 0 <= self.mixed <= 1:
             raise ValueError(f"mixed must be between 0 and 1, got {self.mixed}")
+        if not 0 < self.moving <= 1:
+            raise ValueError(
+                f"moving must be above 0 and at most 1, got {self.moving}; to hold all codes, use FixedCodes"
+            )
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,9 @@ def _train(
         return float(np.mean([float(loss(index, stored[index])) for index in range(len(stored))]))
 
     before = score()
+    if settings.moving < 1:
+        for name in names:
+            student.stored[name].hold(settings.moving)
     descent = Descent(student, names, small, settings.rates, settings.passes * len(stored), settings.optimizer)
     with student.learning(names, small):
         for _ in range(settings.passes):

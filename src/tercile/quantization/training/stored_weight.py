@@ -54,7 +54,10 @@ class FixedCodes(nn.Module):
         super().__init__()
         if weight is not None and as_matrix(np.shape(weight)) != as_matrix(tensor.shape):
             raise ValueError(f"weight has shape {np.shape(weight)}, but what is stored has {tensor.shape}")
+        if not isinstance(tensor.scheme.grid, Grid):
+            raise ValueError(f"codes of {tensor.scheme} stand for no number by themselves; they cannot be trained")
         self.scheme, self.shape = tensor.scheme, tensor.shape
+        self.grid = tensor.scheme.grid
         begun = tensor.ranges
         self.growth = nn.Parameter(torch.zeros(begun.scale.shape))
         self.shift = nn.Parameter(torch.zeros(begun.scale.shape), requires_grad=self.scheme.asymmetric)
@@ -62,9 +65,9 @@ class FixedCodes(nn.Module):
         unit = np.where(begun.scale == 0, np.float32(1), begun.scale)
         start = -begun.offset / unit if self.scheme.whole_offsets else begun.offset
         self.register_buffer("start", torch.from_numpy(start.astype(np.float32)))
-        self.register_buffer("levels", torch.from_numpy(self.scheme.grid.levels.copy()))
+        self.register_buffer("levels", torch.from_numpy(self.grid.levels.copy()))
         self.register_buffer("middles", (self.levels[1:] + self.levels[:-1]) / 2)
-        self._top = float(len(self.scheme.grid.table) - 1)
+        self._top = float(len(self.grid.table) - 1)
         self.begin(tensor, weight)
 
     first: torch.Tensor
@@ -75,11 +78,22 @@ class FixedCodes(nn.Module):
 
     def begin(self, tensor: QTensor, weight: np.ndarray | None) -> None:
         """Sets `position`; here to the levels of the codes."""
-        self.register_buffer("position", torch.from_numpy(self.scheme.grid.decode(tensor.codes)))
+        self.register_buffer("position", torch.from_numpy(self.grid.decode(tensor.codes)))
 
     def level(self) -> torch.Tensor:
         """Level of each weight, (rows, columns)."""
         return self.position
+
+    def hold(self, moving: float) -> None:
+        """Lets only this share of the weights move, those that stand nearest to another level; for good."""
+
+    def _hold(self, nearness: torch.Tensor, moving: float) -> torch.Tensor:
+        """Stops the gradients of all but the weights of the greatest nearness, and says which are still."""
+        count = round(moving * nearness.numel())
+        still = torch.ones_like(nearness, dtype=torch.bool)
+        still.view(-1)[nearness.flatten().topk(count).indices] = False
+        self.position.register_hook(lambda gradient: gradient.masked_fill(still, 0.0))
+        return still
 
     def blocks(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales and offsets as the scheme keeps them, (block rows, block columns), with straight-through gradients."""
@@ -117,7 +131,7 @@ class FixedCodes(nn.Module):
         elif self.scheme.asymmetric:
             offset = (self.start + self.first * self.shift).clamp(max=0)
         index = torch.bucketize(self.level().detach().contiguous(), self.middles).cpu().numpy()
-        codes = self.scheme.grid.code_of_level[index]
+        codes = self.grid.code_of_level[index]
         return QTensor.from_codes(codes, self.shape, self.scheme, self._kept(scale, offset))
 
     def _kept(self, scale: torch.Tensor, offset: torch.Tensor) -> Ranges:
@@ -146,7 +160,7 @@ class StraightThrough(FixedCodes):
     MARGIN = 0.05
 
     def begin(self, tensor: QTensor, weight: np.ndarray | None) -> None:
-        grid, codes = self.scheme.grid, tensor.codes
+        grid, codes = self.grid, tensor.codes
         level = grid.decode(codes)
         where = level if weight is None else _within_cells(level, weight, tensor, self.MARGIN)
         self.position = nn.Parameter(torch.from_numpy(where))
@@ -154,6 +168,10 @@ class StraightThrough(FixedCodes):
     def level(self) -> torch.Tensor:
         rounded: torch.Tensor = _Round.apply(self.position, self.levels, self.middles)
         return rounded
+
+    def hold(self, moving: float) -> None:
+        index = torch.bucketize(self.position.detach().contiguous(), self.middles)
+        self._hold((self.position.detach() - self.levels[index]).abs(), moving)
 
     @torch.no_grad()
     def clip(self) -> None:
@@ -182,7 +200,7 @@ class SoftRounding(FixedCodes):
     LOW, HIGH = -0.1, 1.1
 
     def begin(self, tensor: QTensor, weight: np.ndarray | None) -> None:
-        grid = self.scheme.grid
+        grid = self.grid
         level = grid.decode(tensor.codes)
         where = level if weight is None else _positions(weight, tensor)
         below = np.clip(np.searchsorted(grid.levels, where, side="right") - 1, 0, len(grid.levels) - 2)
@@ -201,6 +219,12 @@ class SoftRounding(FixedCodes):
 
     def level(self) -> torch.Tensor:
         return self.below + self.gap * self.gate()
+
+    def hold(self, moving: float) -> None:
+        gate = self.gate().detach()
+        still = self._hold(0.5 - (gate - 0.5).abs(), moving)
+        with torch.no_grad():  # what is still is rounded now: far out, where a gate has no slope
+            self.position[still] = torch.where(gate[still] < 0.5, -20.0, 20.0)
 
     def pressure(self, exponent: float) -> torch.Tensor:
         """Mean of 1 - |2 gate - 1|^exponent: 0 when every gate is at an end."""
@@ -254,7 +278,8 @@ def _positions(weight: np.ndarray, tensor: QTensor) -> np.ndarray:
 
 def _within_cells(level: np.ndarray, weight: np.ndarray, tensor: QTensor, margin: float) -> np.ndarray:
     """Positions moved into the cells of the levels that were chosen for them."""
-    grid: Grid = tensor.scheme.grid
+    grid = tensor.scheme.grid
+    assert isinstance(grid, Grid)
     middles = (grid.levels[1:] + grid.levels[:-1]) / 2
     first, last = 2 * grid.levels[0] - middles[0], 2 * grid.levels[-1] - middles[-1]
     borders = np.concatenate([[first], middles, [last]]).astype(np.float32)
