@@ -240,7 +240,9 @@ class Histogram:
         """Levels, and for each the bin that it falls into, the share before that bin and the share in it."""
         levels, total = questions.as_levels(q), self._filled()
         some = np.flatnonzero(self.counts)
-        upto = np.cumsum(self.counts)[some]
-        at = np.minimum(np.searchsorted(upto, levels * total, side="left"), some.size - 1)
+        # Shares are compared, not counts: 1160 / 8000 is the same number as 0.145, 0.145 * 8000 is more than 1160.
+        upto = np.cumsum(self.counts)[some] / total
+        at = np.minimum(np.searchsorted(upto, levels, side="left"), some.size - 1)
         index = some[at]
-        return levels, index, (upto[at] - self.counts[index]) / total, self.counts[index] / total
+        before = np.where(at > 0, upto[np.maximum(at - 1, 0)], 0.0)
+        return levels, index, before, upto[at] - before
