@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 import torch
 
 from tercile.compression.batches import Batch, cut
@@ -66,9 +65,10 @@ def debug(
     entry = find(model) if model in {known.name for known in list_models()} else None
     source = open_source(model if entry is None else entry.source)
     sample, own_task = (None, None) if entry is None else (entry.sample, entry.task)
-    if data is None and sample is None:
+    given = sample if data is None else data
+    if given is None:
         raise ValueError(f"data is missing: {source.spec!r} brings no sample of its own; give --data")
-    chosen = tuple(islice(read(sample if data is None else data, column=column), examples))
+    chosen = tuple(islice(read(given, column=column), examples))
     if len(chosen) < 4:
         raise ValueError(f"the data holds {len(chosen)} examples; give at least 4")
     made = make_task(source, task or own_task)

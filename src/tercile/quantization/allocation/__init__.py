@@ -1,6 +1,7 @@
 """Allocation: which scheme for which layer under a budget."""
 
 from tercile.quantization.allocation.budget import Allocation, allocate
+from tercile.quantization.allocation.evolution import Evolved, evolve_proxy
 from tercile.quantization.allocation.hessian import (
     Trace,
     curvature_table,
@@ -8,17 +9,32 @@ from tercile.quantization.allocation.hessian import (
     top_eigenvalues,
     weight_traces,
 )
+from tercile.quantization.allocation.integral import (
+    Integral,
+    detach_significant,
+    outlier_counts,
+    post_quantization_integral,
+)
 from tercile.quantization.allocation.ladder import pareto_ladder
+from tercile.quantization.allocation.proxies import Proxy, rank_correlation
 from tercile.quantization.allocation.sensitivity import SensitivityTable
 
 __all__ = [
     "Allocation",
+    "Evolved",
+    "Integral",
+    "Proxy",
     "SensitivityTable",
     "Trace",
     "allocate",
     "curvature_table",
+    "detach_significant",
+    "evolve_proxy",
     "input_traces",
+    "outlier_counts",
     "pareto_ladder",
+    "post_quantization_integral",
+    "rank_correlation",
     "top_eigenvalues",
     "weight_traces",
 ]

@@ -247,12 +247,14 @@ def _check(losses: Sequence[Loss], tensors: Mapping[str, Any], probes: int) -> N
         raise ValueError(f"probes must be at least 2, so that there is a spread to tell the error by, got {probes}")
 
 
-def _gradient(loss: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _gradient(
+    loss: torch.Tensor, tensors: Mapping[str, torch.Tensor], *, create_graph: bool = True
+) -> dict[str, torch.Tensor]:
     import torch
 
     if not bool(torch.isfinite(loss).all()):
         raise ValueError(f"loss is {float(loss)}; it must be finite")
-    found = torch.autograd.grad(loss, list(tensors.values()), create_graph=True, allow_unused=True)
+    found = torch.autograd.grad(loss, list(tensors.values()), create_graph=create_graph, allow_unused=True)
     unused = [name for name, gradient in zip(tensors, found, strict=True) if gradient is None]
     if unused:
         raise ValueError(f"the loss does not depend on {unused[0]!r}; leave it out")

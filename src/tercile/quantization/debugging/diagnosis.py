@@ -196,7 +196,7 @@ def diagnose(
                 _put(modules[name], original[name])
 
     loss = measured()
-    same = {name: _unrounded for name in quantizers}
+    same = dict.fromkeys(quantizers, _unrounded)
     faults = []
     unrounded = with_parts([], same) - loss
     everything = list(modules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from tercile.quantization.debugging.diagnosis import Diagnosis, Fault
+from tercile.quantization.debugging.diagnosis import Diagnosis
 
 COLOURS = {"range": "#b3541e", "rounding": "#0b6e99"}
 SHOWN = 40
