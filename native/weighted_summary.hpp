@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "sketches/order.hpp"
+
 namespace tercile {
 
 struct SummaryEntry {
@@ -97,6 +99,18 @@ inline double largest_gap(const Summary& s) {
   return gap;
 }
 
+// Sorts by value; where all weigh the same only the values need moving.
+inline void in_order(std::vector<Weighed>& run) {
+  if (run.empty()) return;
+  const double weight = run[0].second;
+  if (!std::all_of(run.begin(), run.end(), [weight](const Weighed& one) { return one.second == weight; }))
+    return std::sort(run.begin(), run.end());
+  std::vector<std::uint64_t> keys(run.size()), scratch;
+  for (std::size_t i = 0; i < run.size(); ++i) keys[i] = to_key(run[i].first);
+  sort_keys(keys.data(), keys.size(), scratch);
+  for (std::size_t i = 0; i < run.size(); ++i) run[i].first = from_key<double>(keys[i]);
+}
+
 // A stream's summary. Values gather in a buffer of 2b; a full one is sorted and pruned to b + 1 entries: a summary of
 // level 1. Two of level l are merged and pruned to one of level l + 1, as digits carry in a binary counter. What is on
 // level l was pruned l times, so its epsilon is at most l / b, and so is that of all levels together.
@@ -123,7 +137,7 @@ class SummaryLevels {
 
   Summary all() const {
     std::vector<Weighed> sorted = buffer_;
-    std::sort(sorted.begin(), sorted.end());
+    in_order(sorted);
     Summary out = exact_summary(sorted.data(), sorted.size());
     for (const auto& level : levels_) out = merged(out, level);
     return out;
@@ -137,7 +151,7 @@ class SummaryLevels {
 
  private:
   void flush() {
-    std::sort(buffer_.begin(), buffer_.end());
+    in_order(buffer_);
     Summary fresh = exact_summary(buffer_.data(), buffer_.size());
     buffer_.clear();
     carry(std::move(fresh), 1);
