@@ -6,6 +6,7 @@ from tercile.quantization.solvers.bias_tuning import tune_biases
 from tercile.quantization.solvers.coordinate_descent import coordinate_descent
 from tercile.quantization.solvers.gpfq import gpfq
 from tercile.quantization.solvers.gptq import gptq
+from tercile.quantization.solvers.pruning import prune
 from tercile.quantization.solvers.quantease import quantease
 from tercile.quantization.solvers.quantease_outliers import quantease_outliers
 from tercile.quantization.solvers.round_to_nearest import bias_correction, output_error, round_to_nearest
@@ -21,6 +22,7 @@ __all__ = [
     "gptq",
     "hard_threshold",
     "output_error",
+    "prune",
     "quantease",
     "quantease_outliers",
     "round_to_nearest",

@@ -16,10 +16,14 @@ from tercile.quantization.scheme import Scheme
 from tercile.quantization.solvers.coordinate_descent import descended
 from tercile.quantization.solvers.gptq import check_damping, gptq
 from tercile.quantization.solvers.round_to_nearest import check_channels, checked_weight
+from tercile.quantization.solvers.sparse_fit import (
+    STRUCTURED,
+    UNSTRUCTURED,
+    fitted,
+    largest_eigenvalue,
+    largest_entries,
+)
 from tercile.quantization.statistics import Statistics
-
-#: Outliers chosen weight by weight, or whole inputs at a time.
-UNSTRUCTURED, STRUCTURED = "weights", "inputs"
 
 
 def quantease_outliers(
@@ -91,9 +95,9 @@ def quantease_outliers(
     unit = float(diagonal[diagonal > 0].mean()) if (diagonal > 0).any() else 1.0
     damped = (hessian / np.float32(unit)) + np.float32(damping) * np.eye(len(hessian), dtype=np.float32)
     sizes = np.sqrt(np.diagonal(damped))
-    step = 1 / (_largest_eigenvalue(damped / sizes / sizes[:, None]) * sizes**2)
+    step = 1 / (largest_eigenvalue(damped / sizes / sizes[:, None]) * sizes**2)
 
-    sparse = _largest_entries(matrix, np.ones_like(sizes), share, kind)
+    sparse = largest_entries(matrix, np.ones_like(sizes), share, kind)
     first = gptq(matrix - sparse, statistics, scheme, ranges, damping=damping)
     codes, chosen = first.codes, first.ranges
     for turn in range(rounds):
@@ -101,44 +105,6 @@ def quantease_outliers(
         codes = descended(matrix - sparse, codes, hessian, scheme, chosen, sweeps=3, damping=damping, relaxed=not last)
         if not last:
             left = matrix - scheme.decode(codes, chosen) - sparse
-            sparse = _largest_entries(sparse + (left @ damped) * step, sizes, share, kind)
-    sparse = _fitted(matrix - scheme.decode(codes, chosen), sparse != 0, damped)
+            sparse = largest_entries(sparse + (left @ damped) * step, sizes, share, kind)
+    sparse = fitted(matrix - scheme.decode(codes, chosen), sparse != 0, damped)
     return OutlierTensor.from_matrix(QTensor.from_codes(codes, np.shape(weight), scheme, chosen), sparse)
-
-
-def _largest_entries(matrix: np.ndarray, sizes: np.ndarray, share: float, kind: str) -> np.ndarray:
-    """The matrix with zeros in all but the share of its entries, or columns, that are largest times their size."""
-    kept = np.zeros_like(matrix)
-    weighed = np.square(matrix * sizes)
-    if kind == STRUCTURED:
-        count = round(share * matrix.shape[1])
-        at = np.argsort(-weighed.sum(axis=0), kind="stable")[:count]
-        kept[:, at] = matrix[:, at]
-        return kept
-    count = round(share * matrix.size)
-    if count:
-        at = np.argpartition(-weighed.reshape(-1), count - 1)[:count]
-        kept.reshape(-1)[at] = matrix.reshape(-1)[at]
-    return kept
-
-
-def _fitted(target: np.ndarray, places: np.ndarray, hessian: np.ndarray) -> np.ndarray:
-    """The sparse matrix in those places that leaves the least error in the H-norm of target - sparse."""
-    sparse = np.zeros_like(target)
-    wanted = target @ hessian
-    for row in range(len(target)):
-        at = np.flatnonzero(places[row])
-        if len(at):
-            sparse[row, at] = np.linalg.solve(hessian[np.ix_(at, at)].astype(np.float64), wanted[row, at])
-    return sparse
-
-
-def _largest_eigenvalue(hessian: np.ndarray) -> float:
-    """Of a symmetric matrix with no eigenvalue below 0, by power iteration; a hundredth more, to be above it."""
-    vector = np.ones(len(hessian)) / len(hessian) ** 0.5
-    vector += np.linspace(0, 1e-3, len(hessian))  # not at a right angle to what it looks for
-    for _ in range(50):
-        vector = hessian @ vector
-        size = float(np.linalg.norm(vector))
-        vector /= size
-    return 1.01 * size
