@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_certified_ends_with_1(ask, monkeypatch) -> None:
 def test_an_error_is_one_line_on_standard_error_and_ends_with_2(
     command, error, line, ask, monkeypatch
 ) -> None:
-    failing(monkeypatch, {"export": "export_float"}.get(command, command), error)
+    failing(monkeypatch, command, error)
     options = {"compress": ["--max-loss", "0.02"], "verify": [], "export": ["--out", "there"]}[command]
     shown = ask(command, "folder", *options, "--json")
     assert (shown.exit_code, shown.stdout) == (2, "")
@@ -273,9 +273,9 @@ def test_a_report_of_no_folder_ends_with_2_and_writes_nothing(ask, tmp_path) -> 
 
 
 def test_export_says_where_the_model_is(ask, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(api, "export_float", lambda folder, out: out)
+    monkeypatch.setattr(api, "export", lambda folder, out, to: out)
     asked = ask("export", "small", "--to", "float", "--out", str(tmp_path), "--json")
-    assert json.loads(asked.stdout) == {"format": "float", "folder": str(tmp_path)}
+    assert json.loads(asked.stdout) == {"format": "float", "out": str(tmp_path)}
     assert str(tmp_path) in ask("export", "small", "--out", str(tmp_path)).stdout.replace("\n", "")
 
 

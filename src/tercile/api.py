@@ -33,7 +33,7 @@ __all__ = [
     "Verification",
     "certify",
     "compress",
-    "export_float",
+    "export",
     "load",
     "verify",
 ]
@@ -128,6 +128,7 @@ def compress(
     label_column: str | None = None,
     schemes: Sequence[str] | None = None,
     units: int = 1500,
+    to_format: str | None = None,
     prepare: Prepare | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -150,6 +151,9 @@ def compress(
         default. A loss may be a function (original outputs, small outputs, batch) -> (n,) in [0, 1].
     seed, column, label_column, schemes, units
         Of the split; of the data's fields; on offer for each layer; most units that the certificate rests on.
+    to_format
+        Use only schemes that this format of another program holds, so that `export` can write it: gguf, onnx or
+        compressed-tensors.
     prepare
         For a model of your own: turns a list of contents into its inputs.
     force
@@ -170,7 +174,7 @@ def compress(
     >>> small.certificate["statement"]  # doctest: +SKIP
     """
     offered = None if schemes is None else tuple(schemes)
-    settings = Settings(max_loss, confidence, quantile, seed, offered, units)
+    settings = Settings(max_loss, confidence, quantile, seed, offered, units, to_format=to_format)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tercile-")) / "small"
     if folder.exists() and not force:
         raise ValueError(f"{folder} exists; choose another --out, or replace it with --force")
@@ -319,9 +323,38 @@ def verify(
     return compression.verify(path, source, builder=builder, loss=loss, data=examples, small=small, progress=progress)
 
 
-def export_float(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Writes a plain float safetensors folder from a compressed one."""
-    return compression.export_float(Path(folder), Path(out))
+def export(folder: str | os.PathLike[str], out: str | os.PathLike[str], to: str = "float", builder: Any = None) -> Path:
+    """Writes a compressed folder in the format of another program, which then gives the same answers.
+
+    Parameters
+    ----------
+    folder
+        What `compress` wrote, with `to_format` for all but float.
+    out
+        Must not exist.
+    to
+        float (plain safetensors), compressed-tensors (Transformers, vLLM) or onnx (ONNX Runtime): folders; gguf
+        (llama.cpp): a file.
+    builder
+        For onnx, what builds a model that is no Transformers folder, as in `load`.
+
+    Raises
+    ------
+    ValueError
+        If a layer has a scheme that the format can't hold (the message names the nearest that it can), or `out` exists.
+    """
+    source, target = Path(folder), Path(out)
+    if to == "onnx":
+        known = builder or (_zoo_builder(source) if (source / DESCRIPTION).is_file() else None)
+        return compression.export_onnx(source, target, known)
+    exporters = {
+        "float": compression.export_float,
+        "compressed-tensors": compression.export_compressed_tensors,
+        "gguf": compression.export_gguf,
+    }
+    if to not in exporters:
+        raise ValueError(f"to must be one of {', '.join([*exporters, 'onnx'])}, got {to!r}")
+    return exporters[to](source, target)
 
 
 def _open(model: ModelSpec, prepare: Prepare | None) -> tuple[Source, str, str | None, Path | None]:

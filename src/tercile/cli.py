@@ -104,6 +104,10 @@ def compress(
         str | None, typer.Option(help="On offer for each layer, by commas: int8-channel,int4-g64.")
     ] = None,
     units: Annotated[int, typer.Option(help="Most units that the certificate rests on.")] = 1500,
+    to_format: Annotated[
+        Literal["compressed-tensors", "gguf", "onnx"] | None,
+        typer.Option("--for", help="Use only schemes that this format holds, so that it can be exported."),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -129,6 +133,7 @@ def compress(
                     label_column=label_column,
                     schemes=None if schemes is None else _spellings(schemes),
                     units=units,
+                    to_format=to_format,
                     force=force,
                     progress=tell,
                 )
@@ -277,12 +282,16 @@ def report(
             _console().print(f"report  {path}", markup=False, soft_wrap=True)
 
 
-@app.command(epilog=f"Example: tercile export small --to float --out plain. {EXITS}")
+@app.command(epilog=f"Example: tercile export small --to gguf --out small.gguf. {EXITS}")
 def export(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    out: Annotated[Path, typer.Option(help="File or folder to write; must not exist.")],
     to: Annotated[
-        Literal["float"], typer.Option(help="float: a plain safetensors folder that any program loads.")
+        Literal["float", "compressed-tensors", "gguf", "onnx"],
+        typer.Option(
+            help="float: a plain safetensors folder. compressed-tensors: a folder for Transformers and vLLM. gguf: a "
+            "file for llama.cpp. onnx: a folder for ONNX Runtime. All but float need `tercile compress --for`."
+        ),
     ] = "float",
     as_json: AsJson = False,
 ) -> None:
@@ -292,11 +301,11 @@ def export(
     with terminal.stopping():
         from tercile import api
 
-        made = api.export_float(folder, out)
+        made = api.export(folder, out, to)
         if as_json:
-            terminal.print_json({"format": to, "folder": str(made)})
+            terminal.print_json({"format": to, "out": str(made)})
         else:
-            terminal.print_export(_console(), made)
+            terminal.print_export(_console(), to, made)
 
 
 @app.command(epilog=f"Example: tercile debug digits-cnn --weights int4-channel --plot faults.svg. {EXITS}")

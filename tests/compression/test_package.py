@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tercile.arrays import load_arrays, save_arrays
 from tercile.compression.bank import Bank, Candidate
-from tercile.compression.export_float import export_float
+from tercile.compression.export import export_float
 from tercile.compression.package import load_package, save_package
 from tercile.compression.source import learnt, open_source, weights_digest
 from tercile.quantization.families import describe

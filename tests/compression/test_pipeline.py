@@ -18,7 +18,7 @@ import torch
 
 import tercile
 from tercile import arrays, files
-from tercile.api import NotCertified, export_float, load, verify
+from tercile.api import NotCertified, export, load, verify
 from tercile.compression.pipeline import check_memory, last_true, walk_rungs
 from tercile.compression.source import open_source
 
@@ -192,7 +192,7 @@ def test_a_quantile_of_the_loss_can_be_certified(pool, tmp_path) -> None:
 
 
 def test_the_float_folder_holds_the_same_numbers(small, tmp_path) -> None:
-    out = export_float(small.folder, tmp_path / "float")
+    out = export(small.folder, tmp_path / "float")
     written, _ = arrays.load_arrays(out / "model.safetensors")
     state = small.model.state_dict()
     assert written.keys() == state.keys()

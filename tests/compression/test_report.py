@@ -188,9 +188,7 @@ def test_blocks_weigh_their_layers_by_the_number_of_weights(details) -> None:
         assert row.nbytes == stored and row.bits == pytest.approx(8 * stored / weights, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "case", ["all passed", "one rung", "quantile", "nothing rejected", "no worst", "zero loss"]
-)
+@pytest.mark.parametrize("case", ["all passed", "one rung", "quantile", "nothing rejected", "no worst", "zero loss"])
 def test_unusual_outcomes_have_a_page_too(case, small_folder, certificate, details) -> None:
     if case == "all passed":
         certificate["walk"] = certificate["walk"][:-1]
@@ -227,12 +225,8 @@ def test_the_walk_is_told_as_it_went(certificate) -> None:
 
 
 @pytest.mark.parametrize("name", ["certificate", "details"])
-@pytest.mark.parametrize(
-    "damage", ["missing", "not json", "other format", "newer", "part lost", "inner part lost"]
-)
-def test_a_damaged_folder_is_refused_by_name_and_nothing_is_written(
-    damage, name, small_folder, tmp_path
-) -> None:
+@pytest.mark.parametrize("damage", ["missing", "not json", "other format", "newer", "part lost", "inner part lost"])
+def test_a_damaged_folder_is_refused_by_name_and_nothing_is_written(damage, name, small_folder, tmp_path) -> None:
     folder = small_folder()
     file = folder / f"{name}.json"
     content = json.loads(file.read_text())
@@ -245,9 +239,7 @@ def test_a_damaged_folder_is_refused_by_name_and_nothing_is_written(
             "other format": lambda: content.update(format="gguf"),
             "newer": lambda: content.update(version=2),
             "part lost": lambda: content.pop({"certificate": "walk", "details": "ladder"}[name]),
-            "inner part lost": lambda: content[
-                {"certificate": "small", "details": "selection"}[name]
-            ].clear(),
+            "inner part lost": lambda: content[{"certificate": "small", "details": "selection"}[name]].clear(),
         }[damage]()
         file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="small" if damage == "inner part lost" else f"{name}.json"):

@@ -2,7 +2,12 @@
 
 from tercile.compression.certificate import NotCertified
 from tercile.compression.certify import certify
-from tercile.compression.export_float import export_float
+from tercile.compression.export import (
+    export_compressed_tensors,
+    export_float,
+    export_gguf,
+    export_onnx,
+)
 from tercile.compression.package import load_package, save_package
 from tercile.compression.pipeline import Outcome, compress
 from tercile.compression.scoring import Scorer
@@ -27,7 +32,10 @@ __all__ = [
     "Verification",
     "certify",
     "compress",
+    "export_compressed_tensors",
     "export_float",
+    "export_gguf",
+    "export_onnx",
     "load_package",
     "make_task",
     "open_source",

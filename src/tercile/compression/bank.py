@@ -110,9 +110,23 @@ class Candidate:
         self._original = original
         self._bank = bank
         self._now: dict[str, str] = {}
+        self._foreign = False
+
+    def put(self, weights: Mapping[str, QTensor], vectors: Mapping[str, np.ndarray]) -> None:
+        """Stores weights that are in no bank, by layer name, and sets vectors by parameter name."""
+        self.set({})
+        self._foreign = True
+        with torch.no_grad():
+            for layer, weight in weights.items():
+                _tensor(self.module.get_submodule(layer), "weight").copy_(torch.from_numpy(weight.dequantize()))
+            for name, vector in vectors.items():
+                self.module.get_parameter(name).copy_(torch.from_numpy(vector))
 
     def set(self, choices: Mapping[str, str]) -> None:
         """Stores the named layers under the given schemes, and every other layer as it was in the original."""
+        if self._foreign:
+            self.module.load_state_dict(self._original.state_dict())
+            self._now, self._foreign = {}, False
         for layer in self._now.keys() - choices.keys():
             self._put(layer, None)
         for layer, scheme in choices.items():

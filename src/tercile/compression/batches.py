@@ -52,7 +52,7 @@ class Batch:
         return Batch(self.examples, self.at, {key: value.to(device) for key, value in self.inputs.items()})
 
 
-def cut(examples: Sequence[Example], source: Source) -> tuple[Batch, ...]:
+def cut(examples: Sequence[Example], source: Source, most: int = MOST_EXAMPLES) -> tuple[Batch, ...]:
     """Cuts examples into batches; texts are sorted by length first. The same examples give the same batches."""
     device = next(source.module.parameters()).device
     sizes = np.array([len(e.content) if isinstance(e.content, str) else 1 for e in examples])
@@ -61,7 +61,7 @@ def cut(examples: Sequence[Example], source: Source) -> tuple[Batch, ...]:
     batches, start = [], 0
     while start < len(order):
         stop = start + 1
-        while stop < len(order) and stop - start < MOST_EXAMPLES:
+        while stop < len(order) and stop - start < most:
             if (stop - start + 1) * min(sizes[order[stop]], cap) > MOST_CHARACTERS:
                 break
             stop += 1

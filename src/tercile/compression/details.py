@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,8 @@ def make_details(
             "original_nbytes": source.nbytes,
             "small_nbytes": kept_bytes + ladder[rung].nbytes,
             "float_nbytes": kept_bytes,
-            "skipped": [[name, reason] for name, reason in family.skipped],
+            "skipped": [[name, reason] for name, reason in family.skipped]
+            + [[layer.name, "the format can't hold it"] for layer in family.layers if layer.name not in stored],
         },
         **describe_data(chosen),
         "layers": [
@@ -79,12 +81,13 @@ def make_details(
                 ),
             }
             for layer in family.layers
+            if layer.name in stored
         ],
         "ladder": [
             {
                 "rung": number,
                 "nbytes": kept_bytes + allocation.nbytes,
-                "predicted_loss": allocation.loss,
+                "predicted_loss": None if math.isnan(allocation.loss) else allocation.loss,
                 "selection_loss": float(selection_losses[number].mean()) if number in selection_losses else None,
                 "certified": by_rung[number]["certified"] if number in by_rung else None,
                 "risk": by_rung[number]["risk"] if number in by_rung else None,

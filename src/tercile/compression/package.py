@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "tercile.json"
 Builder = str | Callable[[], torch.nn.Module | tuple[torch.nn.Module, Prepare]]
 
 
-def save_package(folder: Path, source: Source, quantized: Mapping[str, Stored]) -> None:
+def save_package(
+    folder: Path, source: Source, quantized: Mapping[str, Stored], vectors: Mapping[str, np.ndarray] | None = None
+) -> None:
     """Writes a packed folder.
 
     Parameters
@@ -49,6 +51,8 @@ def save_package(folder: Path, source: Source, quantized: Mapping[str, Stored]) 
         The original.
     quantized
         What each layer is stored as, by layer name; other tensors are written as the original stored them.
+    vectors
+        Values of gains and biases that a repair changed, by parameter name.
     """
     arrays: dict[str, np.ndarray] = {}
     described = {}
@@ -62,7 +66,9 @@ def save_package(folder: Path, source: Source, quantized: Mapping[str, Stored]) 
             described[name] = {"scheme": weights[name].scheme.spelling, "shape": list(weights[name].shape)}
             continue
         value = tensor.detach().cpu()
-        if name in biases:
+        if vectors is not None and name in vectors:
+            value = torch.from_numpy(vectors[name])
+        elif name in biases:
             value = value + torch.from_numpy(biases[name]).to(value.dtype)
         arrays[name] = _to_numpy(value.to(source.dtypes.get(name, value.dtype)))
     place = {(t.data_ptr(), tuple(t.shape)): name for name, t in own.items()}
@@ -103,15 +109,9 @@ def load_package(folder: Path, builder: Builder | torch.nn.Module | None = None)
     ValueError
         If a file is missing or damaged, tensors do not fit the module, or a builder is needed and missing.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; give the folder that `tercile compress --out` wrote")
-    description = read_json(folder / DESCRIPTION)
-    if not isinstance(description, dict) or description.get("format") != "tercile-packed":
-        raise ValueError(f"{folder / DESCRIPTION} is no description of a packed model")
-    if description.get("version") != 1:
-        found = description.get("version")
-        raise ValueError(f"{folder} is in format version {found}; this tercile reads version 1: update it")
-    state = {name: torch.from_numpy(array) for name, array in decoded(folder, description).items()}
+    packed = read_package(folder)
+    description = packed.description
+    state = {name: torch.from_numpy(array) for name, array in packed.decoded().items()}
     source = _build(folder, description["architecture"], builder)
     # A config may ask for bfloat16; decoded weights are float32 and must not be rounded again.
     expected = source.module.float().state_dict()
@@ -129,24 +129,61 @@ def load_package(folder: Path, builder: Builder | torch.nn.Module | None = None)
     return replace(source, module=source.module.eval().requires_grad_(False))
 
 
-def decoded(folder: Path, description: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Every tensor of a packed folder as numbers: float32 where it was quantized or bfloat16, else as stored."""
+@dataclass(frozen=True)
+class Packed:
+    """What a packed folder holds.
+
+    Attributes
+    ----------
+    description
+        Contents of tercile.json.
+    quantized
+        By name, the tensors that are stored as codes.
+    plain
+        By name, all others, in the type they are stored in.
+    """
+
+    description: Mapping[str, Any]
+    quantized: Mapping[str, QTensor]
+    plain: Mapping[str, np.ndarray]
+
+    def decoded(self) -> dict[str, np.ndarray]:
+        """Every tensor as numbers: float32 where it was quantized or bfloat16, else as stored."""
+        numbers = {name: q.dequantize() for name, q in self.quantized.items()}
+        for name, value in self.plain.items():
+            numbers[name] = value.astype(np.float32) if value.dtype.name == "bfloat16" else np.array(value)
+        return numbers
+
+
+def read_package(folder: Path) -> Packed:
+    """Reads a packed folder without building a model.
+
+    Raises
+    ------
+    ValueError
+        If it is no packed folder, of a version that is not known, or a file is missing or damaged.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give the folder that `tercile compress --out` wrote")
+    if not (folder / DESCRIPTION).is_file():
+        raise ValueError(f"{folder} is no packed model; give the folder that `tercile compress --out` wrote")
+    description = read_json(folder / DESCRIPTION)
+    if not isinstance(description, dict) or description.get("format") != "tercile-packed":
+        raise ValueError(f"{folder / DESCRIPTION} is no description of a packed model")
+    if description.get("version") != 1:
+        found = description.get("version")
+        raise ValueError(f"{folder} is in format version {found}; this tercile reads version 1: update it")
     arrays, _ = load_arrays(folder / WEIGHTS)
-    tensors: dict[str, np.ndarray] = {}
+    quantized: dict[str, QTensor] = {}
     used: set[str] = set()
     for name, about in description["quantized"].items():
         try:
             scheme, shape = Scheme.parse(about["scheme"]), tuple(int(n) for n in about["shape"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / DESCRIPTION}: {name} has no valid scheme and shape ({error})") from None
-        q = QTensor.from_arrays(name, scheme, shape, arrays)
-        used |= q.to_arrays(name).keys()
-        tensors[name] = q.dequantize()
-    for name in arrays.keys() - used:
-        value = arrays[name]
-        # A scalar comes back with one dimension from numpy's frombuffer only if it was written so.
-        tensors[name] = value.astype(np.float32) if value.dtype.name == "bfloat16" else np.array(value)
-    return tensors
+        quantized[name] = QTensor.from_arrays(name, scheme, shape, arrays)
+        used |= quantized[name].to_arrays(name).keys()
+    return Packed(description, quantized, {name: arrays[name] for name in arrays.keys() - used})
 
 
 def _build(folder: Path, made: Mapping[str, Any], builder: Builder | torch.nn.Module | None) -> Source:

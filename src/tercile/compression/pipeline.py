@@ -7,10 +7,11 @@ stopped takes up where it was.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tercile.compression.batches import cut
 from tercile.compression.certificate import CERTIFICATE, NotCertified, file_digest, make_certificate, step_record
 from tercile.compression.details import DETAILS, make_details
 from tercile.compression.package import WEIGHTS, save_package
+from tercile.compression.repairing import NoGradients, RepairedRung, mend_rung, repair_bytes, repair_rungs
 from tercile.compression.scoring import Scorer
 from tercile.compression.sensitivity import measure_sensitivity
 from tercile.compression.settings import Settings
@@ -110,39 +112,68 @@ def compress(
         },
     )
     bank = _solve(source, family, chosen, settings, workspace, tell)
-    layers = [layer.name for layer in family.layers]
+    layers = list(bank.offered)
     original_bytes = source.nbytes
     kept_bytes = original_bytes - sum(_stored_bytes(source, layer) for layer in layers)
 
     compared = Scorer(source, task, chosen.selection)
     candidate = Candidate(source.module, copy.deepcopy(source.module), bank)
     table = measure_sensitivity(source, task, chosen.selection, bank, candidate, layers, workspace, tell)
-    ladder = pareto_ladder(table, settings.rungs)
+    ladder = list(pareto_ladder(table, settings.rungs))
 
-    def score(scorer: Scorer, name: str, rung: int, stage: str) -> np.ndarray:
+    def score(scorer: Scorer, name: str, rung: int, stage: str, repaired: RepairedRung | None = None) -> np.ndarray:
         def make() -> np.ndarray:
-            candidate.set(ladder[rung].choices)
+            if repaired is None:
+                candidate.set(ladder[rung].choices)
+            else:
+                candidate.put(repaired.weights, repaired.vectors)
             return scorer.losses(candidate.module, lambda done, total: tell(stage, done, total))
 
-        return workspace.array(f"losses/{name}-{rung}", make)
+        key = f"{rung}" if repaired is None else f"{repaired.rung}-repaired"
+        return workspace.array(f"losses/{name}-{key}", make)
 
     selection_losses: dict[int, np.ndarray] = {}
+
+    def expected(losses: np.ndarray) -> float:
+        return _expected_bound(losses, len(chosen.certification), settings)
 
     def promising(rung: int) -> bool:
         stage = f"comparing size {len(selection_losses) + 1}"
         selection_losses[rung] = score(compared, "selection", rung, stage)
-        return _expected_bound(selection_losses[rung], len(chosen.certification), settings) <= settings.max_loss
+        return expected(selection_losses[rung]) <= settings.max_loss
 
     frontier = last_true(promising, len(ladder))
-    tried = walk_rungs(frontier, len(ladder))
+    rungs_seen: dict[int, np.ndarray] = {}
+
+    def look(repaired: RepairedRung) -> tuple[float, float]:
+        found = score(compared, "selection", repaired.rung, "comparing the repaired size", repaired)
+        rungs_seen[repaired.rung] = found
+        return float(found.mean()), expected(found)
+
+    def mend(rung: int, before: RepairedRung | None) -> RepairedRung:
+        choices = ladder[rung].choices
+        return mend_rung(source, family, task, chosen.calibration, bank, rung, choices, before, workspace, tell)
+
+    mended: dict[int, RepairedRung] = {}
+    unrepaired = why_not_repaired(source, settings)
+    if unrepaired is None:
+        try:
+            for repaired in repair_rungs(ladder, frontier, mend, look, settings.max_loss):
+                # A repaired rung stands after the ladder's own, and takes as many bytes as the one that it was.
+                mended[len(ladder)] = repaired
+                selection_losses[len(ladder)] = rungs_seen[repaired.rung]
+                ladder.append(replace(ladder[repaired.rung], loss=math.nan))
+        except NoGradients as error:
+            unrepaired = str(error)
+    tried = walk_rungs(frontier, len(ladder) - len(mended), list(mended))
     certifying = Scorer(source, task, chosen.certification)
     losses: dict[int, np.ndarray] = {}
 
     def certification_losses(position: int) -> np.ndarray:
-        losses[tried[position]] = score(
-            certifying, "certification", tried[position], f"certifying, step {position + 1}"
-        )
-        return losses[tried[position]]
+        rung = tried[position]
+        stage = f"certifying, step {position + 1}"
+        losses[rung] = score(certifying, "certification", rung, stage, mended.get(rung))
+        return losses[rung]
 
     steps = [
         step_record(step, tried[step.rung], kept_bytes + ladder[tried[step.rung]].nbytes)
@@ -157,10 +188,16 @@ def compress(
     rung = int(passed[-1]["rung"])
 
     tell("writing", 0, None)
-    stored = {layer: bank.read(layer, scheme) for layer, scheme in ladder[rung].choices.items()}
+    vectors: Mapping[str, np.ndarray] = {}
+    if rung in mended:
+        stored = {layer: Stored(weight, None, math.nan) for layer, weight in mended[rung].weights.items()}
+        vectors = mended[rung].vectors
+    else:
+        stored = {layer: bank.read(layer, scheme) for layer, scheme in ladder[rung].choices.items()}
     details = make_details(
         source, task, family, chosen, table, ladder, stored, selection_losses, steps, losses[rung], kept_bytes, rung
     )
+    details["repair"] = {"rungs": list(mended), "left_out": unrepaired}
     original = {"source": label or source.spec, "weights_sha256": weights, "nbytes": original_bytes}
 
     def certify(small: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +205,7 @@ def compress(
         return make_certificate(settings, task, steps, losses[rung], original, small, units)
 
     final = Path(tempfile.mkdtemp(prefix=".final-", dir=workspace.folder))
-    certificate = _write(final, source, stored, chosen, details, certify)
+    certificate = _write(final, source, stored, vectors, chosen, details, certify)
     put_in_place(final, folder)
     workspace.remove()
     return Outcome(folder, certificate, details)
@@ -183,14 +220,17 @@ def last_true(test: Callable[[int], bool], count: int) -> int:
     return low
 
 
-def walk_rungs(frontier: int, count: int) -> list[int]:
-    """Rungs to try for a certificate, in order: the safest of all, a few before the frontier, then all from it on.
+def walk_rungs(frontier: int, count: int, repaired: Sequence[int] = ()) -> list[int]:
+    """Rungs to try for a certificate, in order: the safest of all, a few before the frontier, then all from it on, or
+    else the repaired ones, which are smaller.
 
     The order is settled before the certification data are looked at, and the walk ends at the first rung that fails, so
     the long tail costs nothing unless the selection data were unlucky.
     """
-    before = {frontier - step for step in APPROACH if frontier >= step}
-    return sorted({0} | before | set(range(max(frontier, 0), count)))
+    before = {0} | {frontier - step for step in APPROACH if frontier >= step}
+    if repaired:
+        return [*sorted(before), *repaired]
+    return sorted(before | set(range(max(frontier, 0), count)))
 
 
 def check_memory(source: Source, available: int | None = None) -> None:
@@ -206,12 +246,9 @@ def check_memory(source: Source, available: int | None = None) -> None:
     MemoryError
         With what is needed and what there is.
     """
+    available = free_bytes() if available is None else available
     if available is None:
-        try:
-            with open("/proc/meminfo") as lines:
-                available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-        except (OSError, ValueError, StopIteration):
-            return
+        return
     tensors = learnt(source.module).values()
     widest = max((tensor[0].numel() for tensor in tensors if tensor.ndim > 1), default=1)
     # A copy and the outputs of a pass; second moment, factor and work of the widest layer in float64.
@@ -221,6 +258,25 @@ def check_memory(source: Source, available: int | None = None) -> None:
             f"compressing {source.spec!r} takes about {needed / 2**30:.1f} GiB more memory and "
             f"{available / 2**30:.1f} GiB are free; close other programs or use a larger machine"
         )
+
+
+def free_bytes() -> int | None:
+    """Memory that can be used, as the kernel says; None where it says nothing."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def why_not_repaired(source: Source, settings: Settings) -> str | None:
+    """Why no rung is repaired; None if they are."""
+    if not settings.repair:
+        return "it was not asked for"
+    free = free_bytes()
+    if free is not None and repair_bytes(source) > free:
+        return f"it takes {repair_bytes(source) / 2**30:.1f} GiB more memory and {free / 2**30:.1f} GiB are free"
+    return None
 
 
 def _select(data: Any, settings: Settings, column: str | None, label_column: str | None, tell: Progress) -> Selection:
@@ -250,10 +306,12 @@ def _solve(
     source: Source, family: Family, chosen: Selection, settings: Settings, workspace: Workspace, tell: Progress
 ) -> Bank:
     """Calibrates block by block and stores every layer of a block under every scheme while its statistics are there."""
-    offered = {layer.name: settings.offered(layer.kind) for layer in family.layers}
-    bank = Bank(workspace.folder / "bank", offered)
+    layers = {layer.name: layer for layer in family.layers if settings.offered(layer)}
+    if not layers:
+        what = settings.to_format or "no scheme"
+        raise ValueError(f"{what} can hold no layer of {source.spec!r} under the schemes on offer; offer others")
+    bank = Bank(workspace.folder / "bank", {name: settings.offered(layer) for name, layer in layers.items()})
     batches = cut(chosen.calibration, source)
-    layers = {layer.name: layer for layer in family.layers}
     shared = {alias: group[0] for group in family.tied for alias in group[1:]}
     left = [name for name in layers if not bank.holds(name)]
     done = len(layers) - len(left)
@@ -306,12 +364,13 @@ def _write(
     final: Path,
     source: Source,
     stored: Mapping[str, Stored],
+    vectors: Mapping[str, np.ndarray],
     chosen: Selection,
     details: Mapping[str, Any],
     certify: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
     """Fills a folder: model, units, details, and last the certificate, which names the hashes of all the others."""
-    save_package(final, source, stored)
+    save_package(final, source, stored, vectors)
     save_certification(chosen, final)
     write_json(final / DETAILS, details)
     files = sorted(path for path in final.rglob("*") if path.is_file())

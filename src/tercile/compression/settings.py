@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tercile.quantization import Scheme
+from tercile.quantization.export import find_format
+from tercile.quantization.families import Layer
 
 #: Schemes on offer, from safest to smallest. A linear layer or convolution has columns that matter more than others,
 #: and groups with a minimum of their own pay for themselves; the rows of an embedding table are close to normal.
@@ -55,6 +57,10 @@ class Settings:
         Most examples that the certificate is measured on.
     calibration, selection
         Most examples that statistics are taken from, and that the rungs are compared on.
+    to_format
+        Offer only what this format of another program can hold: a key of `quantization.export.FORMATS`.
+    repair
+        Whether a few rungs below those that pass are trained to give the original's answers.
     rungs
         Sizes on the ladder between the safest and the smallest model.
 
@@ -79,6 +85,8 @@ class Settings:
     calibration: int = 1024
     selection: int = 384
     rungs: int = 64
+    to_format: str | None = None
+    repair: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_loss", "confidence", "quantile"):
@@ -96,6 +104,8 @@ class Settings:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise TypeError(f"seed must be a whole number, got {self.seed!r}")
+        if self.to_format is not None:
+            find_format(self.to_format)
         if self.schemes is None:
             return
         if not self.schemes:
@@ -106,12 +116,15 @@ class Settings:
         if len(set(self.schemes)) != len(self.schemes):
             raise ValueError(f"schemes names one twice: {', '.join(self.schemes)}")
 
-    def offered(self, kind: str) -> tuple[str, ...]:
-        """Schemes on offer for a kind of layer."""
-        if self.schemes is not None:
-            return self.schemes
-        return TABLE_SCHEMES if kind == "embedding" else SCHEMES
+    def offered(self, layer: Layer) -> tuple[str, ...]:
+        """Schemes on offer for a layer; none where the format to write can't hold it, and it stays as it is."""
+        if self.to_format is None:
+            return self.schemes or (TABLE_SCHEMES if layer.kind == "embedding" else SCHEMES)
+        form = find_format(self.to_format)
+        if self.schemes is None:
+            return form.offered(layer.kind, layer.shape)
+        return tuple(s for s in self.schemes if form.holds(Scheme.parse(s), layer.shape))
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values; what is on offer is written out."""
-        return asdict(self) | {"schemes": [list(self.offered("linear")), list(self.offered("embedding"))]}
+        return asdict(self) | {"schemes": self.schemes or [SCHEMES, TABLE_SCHEMES]}

@@ -67,9 +67,9 @@ def print_verification(console: Console, ok: bool, checks: Sequence[Any], certif
         )
 
 
-def print_export(console: Console, folder: Path) -> None:
+def print_export(console: Console, form: str, place: Path) -> None:
     """Where the exported model is."""
-    console.print(Text.assemble("float model  ", (str(folder), "bold")), overflow="fold")
+    console.print(Text.assemble(f"{form} model  ", (str(place), "bold")), overflow="fold")
 
 
 def _print_selection(console: Console, selection: Row, used: Row) -> None:
