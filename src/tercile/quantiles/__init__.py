@@ -18,6 +18,7 @@ from tercile.quantiles.sketch import (
     KLLIntegers,
     KLLStrings,
     TDigest,
+    WeightedSummary,
     weighted_quantile,
 )
 from tercile.quantiles.tables import GroupedQuantiles, quantiles_of_files
@@ -32,6 +33,7 @@ __all__ = [
     "KLLStrings",
     "Step",
     "TDigest",
+    "WeightedSummary",
     "fixed_sequence",
     "p_value",
     "quantile_p_value",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,12 @@ def draw(histogram: Histogram, path: str | Path | None = None, *, log: bool = Fa
 
     ends, below, above = np.repeat(breaks, 2)[1:-1], np.repeat(cumulative[:-1], 2), np.repeat(cumulative[1:], 2)
     lower.fill_between(ends, below, above, color=_BAND, label="where the data's CDF lies for sure")
-    lower.plot(breaks, cumulative, color=_LINE, linewidth=1.2, label="evenly in each bin")
+    grid = np.unique(np.concatenate([np.linspace(a, b, 9) for a, b in pairwise(breaks)]))  # a log axis bends lines
+    lower.plot(grid, histogram.cdf(grid), color=_LINE, linewidth=1.2, label="evenly in each bin")
     widest = int(histogram.counts.argmax())
     at = np.sqrt(breaks[widest] * breaks[widest + 1]) if log else histogram.mids[widest]
-    lower.annotate(
-        "", (at, cumulative[widest + 1]), (at, cumulative[widest]), arrowprops={"arrowstyle": "<->", "color": _GAP}
-    )
-    lower.plot(
-        [], [], color=_GAP, label=f"widest: {histogram.cdf_error:.3g}; area: {histogram.area_error:.3g} of the range"
-    )
+    said = f"widest: {histogram.cdf_error:.3g}; area: {histogram.area_error:.3g} of the range"
+    lower.plot([at, at], [cumulative[widest], cumulative[widest + 1]], color=_GAP, linewidth=2.0, label=said)
     lower.set_ylim(0.0, 1.0)
     lower.set_ylabel("share at or below")
     lower.legend(loc="lower right", fontsize=8, frameon=False)
