@@ -9,11 +9,11 @@ where `base` is a public measure: uniform, or a prior. The score is a step funct
 data, so that the cells fall into intervals of equal score; an interval is chosen by its weight, then a cell in it
 by the base measure. There is no list of candidates; every cell can come out.
 
-**Why it is exactly private.** Weights are whole numbers, floor(2^133 exp(-rate * min(score, most))), with `most`
-such that none is below 2^40. Scores are whole numbers too. So a weight is off by a factor of at most 1 + 2^-39
-(the rounding of `exp`, for which 4,000 units in the last place are allowed, and the floor), and a neighbour's
-weights and their sum each by that much more than exp(epsilon/2). `SLACK` takes more than this off epsilon. The
-weights are then summed and sampled without any rounding. Capping the score keeps its sensitivity.
+**Why it is exactly private.** Weights are whole numbers, floor(2^133 exp(-min(rate * score, MOST))), none below 2^40.
+Scores are whole numbers too, and capping keeps their sensitivity. So a weight is off by a factor of at most 1 + 2^-39
+(the rounding of `exp`, for which 4,000 units in the last place are allowed, and the floor), and a neighbour's weights,
+and their sum, each by that much more than exp(epsilon/2). `SLACK` takes more than this off epsilon. The weights are
+then summed and sampled without any rounding.
 """
 
 from __future__ import annotations
@@ -107,12 +107,15 @@ def draw_step(edges: Integers, scores: Integers, rate: float, measure: Measure, 
     edges
         (k + 1,) cells, not descending: piece i is [edges[i], edges[i+1]).
     scores
-        (k,) whole numbers, at least 0, with `rate * scores` at most 65.
+        (k,) whole numbers, at least 0.
     rate
         Of decay, a unit of score.
     """
-    weights = np.ldexp(np.exp(-rate * scores), _BITS)
-    masses = measure.masses(edges)
-    totals = [int(weight) * mass for weight, mass in zip(weights.tolist(), masses)]
-    chosen, ticket = randomness.choose(totals)
-    return measure.cell(int(edges[chosen]), ticket // int(weights[chosen]))
+    weights = whole_weights(rate, scores)
+    chosen, ticket = randomness.choose([weight * mass for weight, mass in zip(weights, measure.masses(edges))])
+    return measure.cell(int(edges[chosen]), ticket // weights[chosen])
+
+
+def whole_weights(rate: float, scores: Integers) -> list[int]:
+    """What scores weigh, as whole numbers of at least 2^40."""
+    return [int(weight) for weight in np.ldexp(np.exp(-np.minimum(rate * scores, MOST)), _BITS).tolist()]

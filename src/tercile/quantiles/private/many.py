@@ -65,7 +65,7 @@ def private_quantile(
     changes by at most max(q, 1-q). *Accounting*: one exponential mechanism: epsilon, and epsilon^2/8 in rho.
     With probability 1-b the rank is off by at most 2 max(q, 1-q)/epsilon * log(1/(b m)), m being the prior's mass
     of the cells with the right rank. Cost: a sort, and 65 us a thousand ranks within reach.
-    Source: Smith 2011; exact sampling and ties are this project's (docs/decisions/0010).
+    Source: Smith 2011; exact sampling and ties are this project's (docs/decisions/0019).
 
     Examples
     --------
@@ -73,10 +73,8 @@ def private_quantile(
     >>> round(private_quantile(heights, 0.5, (0, 300), epsilon=1.0, random_state=1), 1)
     169.7
     """
-    prior_of_each = checked_priors(prior, 1)
-    return float(
-        _released(values, [q], domain, epsilon, rho, prior_of_each, budget, random_state, "private_quantile")[0]
-    )
+    released = _released(values, [q], domain, epsilon, rho, [prior], budget, random_state, "private_quantile")
+    return float(released[0])
 
 
 def private_quantiles(

@@ -87,12 +87,23 @@ class PowerSums:
     def _last_reachable(self, start: int, edits: int, top: int, stride: int) -> int:
         """The largest y up to `top` whose least slope is at most 0; `start` is one such, the stride a guess."""
         low, high = start, min(start + stride + (stride >> 3) + 1, top + 1)
-        while high <= top and self.least_slope(high, edits, top) <= 0:
-            low, high = high, min(high + 2 * (high - start) + 1, top + 1)
+        at_low, at_high = self.least_slope(low, edits, top), 1
+        while high <= top and (at_high := self.least_slope(high, edits, top)) <= 0:
+            low, high, at_low = high, min(high + 2 * (high - start) + 1, top + 1), at_high
+        if high > top:
+            at_high = 1
+        # Interpolation, which a slope this smooth needs few rounds of; every third round halves, come what may.
+        turn = 0
         while high - low > 1:
-            middle = (low + high) // 2
-            if self.least_slope(middle, edits, top) <= 0:
-                low = middle
+            turn += 1
+            if turn % 3 == 0 or high > top:
+                guess = (low + high) // 2
             else:
-                high = middle
+                guess = low + (high - low) * -at_low // (at_high - at_low)
+                guess = min(max(guess, low + 1), high - 1)
+            value = self.least_slope(guess, edits, top)
+            if value <= 0:
+                low, at_low = guess, value
+            else:
+                high, at_high = guess, value
         return low

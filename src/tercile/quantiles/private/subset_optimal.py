@@ -134,7 +134,8 @@ def subset_optimal_center(
     rate = (plan.answer - SLACK) / 2.0
     most = math.ceil(MOST / rate)
     sums = PowerSums(inside, int(power) - 1)
-    ups = sums.upper_edges(high, most)
+    # A cell further than reachable, so that an answer between two cells has both.
+    ups = np.minimum(sums.upper_edges(high, most) + 1, high)
     # The other side is the same on the mirror image.
     mirrored = PowerSums((low + high) - inside[::-1], int(power) - 1)
     downs = (low + high) - mirrored.upper_edges(high, most, low=low)
