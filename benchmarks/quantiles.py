@@ -286,7 +286,7 @@ def main() -> None:
     parser.add_argument("--tail-values", type=int, default=2_000_000)
     parser.add_argument("--rows", type=int, default=50_000_000, help="0 leaves the Parquet file out")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--k", type=int, default=4000, help="of the sketches of the Parquet file")
+    parser.add_argument("--k", type=int, nargs="+", default=[8000, 50_000], help="of the sketches of the file")
     parser.add_argument("--file", type=Path, help="a Parquet file with region and latency, made when it is not there")
     parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()

@@ -70,7 +70,7 @@ def table_error(found: dict[str, list[float]], groups: dict[str, np.ndarray]) ->
     return {"largest": max(errors), "mean": float(np.mean(errors))}
 
 
-def tables(path: Path, repeats: int, k: int) -> dict[str, Any]:
+def tables(path: Path, repeats: int, accuracies: list[int]) -> dict[str, Any]:
     """Grouped quantiles of a Parquet file beside DuckDB's approximate and exact ones."""
     import duckdb
 
@@ -91,7 +91,7 @@ def tables(path: Path, repeats: int, k: int) -> dict[str, Any]:
         return found
 
     jobs = {
-        f"tercile, k={k}": lambda: ours(k=k),
+        **{f"tercile, k={k}": lambda k=k: ours(k=k) for k in accuracies},
         "DuckDB approx_quantile": lambda: ask("approx_quantile"),
         "DuckDB quantile_cont": lambda: ask("quantile_cont"),
     }

@@ -141,7 +141,7 @@ def test_a_reader_of_many_batches_is_read_batch_by_batch() -> None:
             alive.append(i)
             yield pa.record_batch({"x": np.arange(1000.0) + 1000 * i})
 
-    table = GroupedQuantiles(["x"], random_state=0)
+    table = GroupedQuantiles(["x"], k=1000, random_state=0)
     table.update(pa.RecordBatchReader.from_batches(pa.schema([("x", pa.float64())]), batches()))
     assert table.rows == 200_000
     assert table.nbytes < 30_000

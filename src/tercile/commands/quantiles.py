@@ -29,7 +29,7 @@ def quantiles(
     column: Annotated[list[str] | None, typer.Option(help="Column of numbers; give it again for more.")] = None,
     q: Annotated[str, typer.Option(help="Quantiles by commas, in [0, 1].")] = "0.5,0.9,0.99",
     by: Annotated[list[str] | None, typer.Option(help="Column to group by; give it again for more.")] = None,
-    k: Annotated[int, typer.Option(help="Accuracy: ranks are off by about 1/k at most, in 24 k bytes a group.")] = 1000,
+    k: Annotated[int, typer.Option(help="Accuracy: ranks are off by about 1/k at most, in 24 k bytes a group.")] = 8000,
     accuracy: Annotated[
         float | None,
         typer.Option(help="Instead of ranks, be right to this share of the value itself: 0.01 for 1%. For tails."),
@@ -42,7 +42,7 @@ def quantiles(
     seed: Annotated[
         int | None, typer.Option(help="Of the sketches. Default: a fresh one, as states that are merged need.")
     ] = None,
-    max_groups: Annotated[int, typer.Option(help="Most groups to keep sketches for.")] = 100_000,
+    max_groups: Annotated[int, typer.Option(help="Most groups to keep sketches for.")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
 ) -> None:
     """Quantiles of columns of tables of any size, with bounds, in one pass and constant memory."""

@@ -20,11 +20,11 @@ def quantiles_of_files(
     columns: Sequence[str] = (),
     by: Sequence[str] = (),
     *,
-    k: int = 1000,
+    k: int = 8000,
     accuracy: float | None = None,
     threads: int | None = None,
     random_state: int | None = None,
-    max_groups: int = 100_000,
+    max_groups: int = 10_000,
     progress: Tell | None = None,
 ) -> GroupedQuantiles:
     """Sketch columns of files in one pass and constant memory.
