@@ -22,8 +22,9 @@ MEASURED_ON = (
     "the half of the table that the evolution has not seen"
 )
 BASELINE = (
-    "hand-made proxies on the same settings: size, bits added up, SNIP, SynFlow, gradient norm, entropy of activations, "
-    "weight error, Fisher-weighted error, top eigenvalue (HAWQ) and average trace (HAWQ-V2) times squared error"
+    "hand-made proxies on the same settings: size, bits added up, SNIP, SynFlow, gradient norm, entropy of "
+    "activations, weight error, Fisher-weighted error, and top eigenvalue (HAWQ) or average trace (HAWQ-V2) times "
+    "squared error"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {

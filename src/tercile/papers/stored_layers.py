@@ -110,6 +110,7 @@ class RoundedInputs:
             handle.remove()
         self._ranges: dict[str, dict[str, tuple[Scheme, Ranges]]] = {}
         self.changes: dict[str, dict[str, float]] = {}
+        self.power = {name: float(values.square().mean()) for name, values in seen.items()}
         for name, values in seen.items():
             self._ranges[name], self.changes[name] = {}, {}
             row = values.numpy()[None]
