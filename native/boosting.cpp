@@ -59,6 +59,7 @@ template <typename Search>
 Tree grow(const ColumnBlocks& columns, const Sum* gradient, const Penalty& penalty, double rate, int depth, int* position,
           Search search) {
   const std::size_t rows = columns.rows();
+  const nb::gil_scoped_release others_may_run;
   Tree tree;
   Sum all;
   for (std::size_t r = 0; r < rows; ++r) all += gradient[r];
@@ -191,6 +192,7 @@ void bind_boosting(nb::module_& module) {
           [](const Table& table, Gradients gradient, Positions position, std::size_t bins) {
             const Sum* sums = checked(table, gradient, position);
             std::vector<std::vector<float>> cuts(table.columns->features());
+            const nb::gil_scoped_release others_may_run;
             parallel(static_cast<std::ptrdiff_t>(cuts.size()), [&](std::ptrdiff_t f) {
               cuts[f] = propose_globally(*table.columns, sums, static_cast<std::size_t>(f), bins);
             });
@@ -245,6 +247,7 @@ void bind_boosting(nb::module_& module) {
         if (threshold.shape(0) != nodes || left.shape(0) != nodes || right.shape(0) != nodes ||
             missing_left.shape(0) != nodes || value.shape(0) != nodes || out.shape(0) != x.shape(0))
           throw std::invalid_argument("the arrays of the trees must be of one length, and out of the length of x");
+        const nb::gil_scoped_release others_may_run;
         predict(x.data(), x.shape(0), x.shape(1), feature.data(), threshold.data(), left.data(), right.data(),
                 missing_left.data(), value.data(), root.data(), root.shape(0), out.data());
       },

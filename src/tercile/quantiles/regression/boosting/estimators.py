@@ -7,13 +7,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
 
 from tercile.quantiles.regression.boosting.boost import Growth, Splits, Trees, boost
 from tercile.quantiles.regression.boosting.column_blocks import BLOCK_ROWS, ColumnBlocks
 from tercile.quantiles.regression.boosting.losses import Logistic, Loss, Pinball, Squared
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils.multiclass import check_classification_targets, type_of_target
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
+except ImportError as error:
+    raise ImportError(
+        f"boosted trees are scikit-learn estimators and need version 1.6 or later ({error}); pip install scikit-learn"
+    ) from error
 
 _COUNTS = {"n_estimators": (1, 100_000), "max_depth": (1, 16), "max_bins": (2, 65_535)}
 _AMOUNTS = {"learning_rate": (0.0, 1.0), "reg_lambda": (0.0, np.inf), "min_gain": (0.0, np.inf)}

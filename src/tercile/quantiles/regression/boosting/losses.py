@@ -1,9 +1,13 @@
-"""What boosted trees can minimise: each loss says where to start and gives its first and second derivatives."""
+"""What boosted trees can minimise, as functions of the margin, the sum of all trees.
+
+Each loss says which constant margin is best (`start`), gives its first and second derivative by the margin times the
+weight, (rows, 2) (`derivatives`), and says what each leaf adds at full rate (`leaf_values`): given the leaf of every
+row, what y is off from the margin, and the Newton step of every leaf.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +17,6 @@ Vector = NDArray[np.float64]
 #: Probabilities closer to 0 or 1 than this have no finite log-odds to start from.
 _LEAST_CHANCE = 1e-15
 _LEAST_SECOND = 1e-16
-
-
-class Loss(Protocol):
-    """A loss as a function of the margin, the sum of all trees."""
-
-    def start(self, y: Vector, weight: Vector) -> float:
-        """The best constant margin."""
-
-    def derivatives(self, y: Vector, margin: Vector, weight: Vector) -> NDArray[np.float64]:
-        """(rows, 2): first and second derivative by the margin, times the weight."""
-
-    def leaf_values(self, leaf: NDArray[np.int32], off: Vector, weight: Vector, values: Vector) -> Vector:
-        """What each leaf adds at full rate, given the Newton step in `values`; `off` is y minus margin."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +87,9 @@ class Pinball:
     def leaf_values(self, leaf: NDArray[np.int32], off: Vector, weight: Vector, values: Vector) -> Vector:
         """The quantile of what the leaf's rows are off by."""
         return quantile_by_group(leaf, off, weight, self.level, values)
+
+
+Loss = Squared | Logistic | Pinball
 
 
 def quantile_by_group(
