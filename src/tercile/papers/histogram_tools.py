@@ -35,7 +35,7 @@ BASELINE = (
 SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"flights": 8_000, "shards": 100, "bins": "20 and 200"},
     "full": {
-        "flights": 300_000,
+        "flights": 100_000,
         "shards": 1000,
         "bins": "20, 200 and 1,000",
         "seeds": "which flights, and where bins end",
