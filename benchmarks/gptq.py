@@ -92,16 +92,16 @@ METHODS: dict[str, Solve] = {
 class MiniLM:
     """The model, and its embeddings of the held-out sentences."""
 
-    def __init__(self) -> None:
+    def __init__(self, calibration: int = CALIBRATION, held_out: int = HELD_OUT) -> None:
         entry = find("minilm")
         self.tokenizer = AutoTokenizer.from_pretrained(entry.source)
         self.model = AutoModel.from_pretrained(entry.source).eval()
         with gzip.open(entry.sample, "rt", encoding="utf-8") as lines:
             texts = [json.loads(line)["text"] for line in lines]
-        picked = np.random.default_rng(SEED).permutation(len(texts))[: CALIBRATION + HELD_OUT]
-        self.calibration = [texts[i] for i in picked[:CALIBRATION]]
+        picked = np.random.default_rng(SEED).permutation(len(texts))[: calibration + held_out]
+        self.calibration = [texts[i] for i in picked[:calibration]]
         # By length, so that batches hold little padding.
-        self.held_out = sorted((texts[i] for i in picked[CALIBRATION:]), key=len)
+        self.held_out = sorted((texts[i] for i in picked[calibration:]), key=len)
         self.linears = {
             name: module for name, module in self.model.encoder.named_modules() if isinstance(module, torch.nn.Linear)
         }

@@ -92,7 +92,7 @@ class FixedCodes(nn.Module):
         count = round(moving * nearness.numel())
         still = torch.ones_like(nearness, dtype=torch.bool)
         still.view(-1)[nearness.flatten().topk(count).indices] = False
-        self.position.register_hook(lambda gradient: gradient.masked_fill(still, 0.0))
+        self.position.requires_grad_(True).register_hook(lambda gradient: gradient.masked_fill(still, 0.0))
         return still
 
     def blocks(self) -> tuple[torch.Tensor, torch.Tensor]:
