@@ -71,7 +71,7 @@ def draw(table: GroupedQuantiles, path: str | Path, q: list[float] | None = None
         axis.grid(alpha=0.25)
         rest = len(table.groups) - len(shown)
         title = ", ".join(table.by) + (f" (largest {len(shown)} of {len(table.groups)})" if rest else "")
-        axis.legend(title=title or None, fontsize=8, title_fontsize=8, loc="upper left", bbox_to_anchor=(1.09, 1.0))
+        axis.legend(title=title or None, fontsize=8, title_fontsize=8, loc="upper left", bbox_to_anchor=(1.07, 1.0))
     axes[0].set_title(f"{table.rows:,} rows; bands hold at {confidence:.0%} for any one point", fontsize=9)
     figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     return path
