@@ -9,11 +9,13 @@ from tercile.papers import Check, Size, paper
 from tercile.papers.digits_network import one_thread
 from tercile.papers.rounded_transformer import Fit, Transformer, attention_error
 from tercile.quantization import Scheme
-from tercile.quantization.activations import Quantizer
+from tercile.quantization.activations import Quantizer, Static
 from tercile.quantization.activations.power_law import (
     adaptive_gelu,
     adaptive_probabilities,
+    best_of,
     fitted_input,
+    fitted_product,
     on_grid,
 )
 from tercile.quantization.grids import logarithmic, logarithmic_sqrt
@@ -74,28 +76,22 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
 
 
 def _at(bench: Transformer, bits: int) -> dict[str, float]:
-    seen = bench.observe(bench.model)
-    even = bench.uniform(bench.model, seen, bits)
+    model = bench.store_weights(bench.copy(), bits)
+    even = bench.uniform(bench.model, bench.observe(bench.model), bits)
     fits: dict[str, Fit] = {
         "log2_": lambda weights, value: on_grid(logarithmic(bits)),
         "logsqrt2_": lambda weights, value: on_grid(logarithmic_sqrt(bits)),
         "softmax_": lambda weights, value: adaptive_probabilities(weights, value, bits),
     }
     names = [f"{block}:{each}" for block in bench.blocks for each in ("probabilities", "value")]
-    whole = bench.captured(bench.model, names, len(bench.calibration) // 2)
-    found = _scores(bench, "even_", even, bits)
+    whole = bench.captured(bench.model, names, bench.calibration[::2])
+    found = bench.scores("even_", model, even)
     for name, fit in fits.items():
         rounded = bench.probabilities(bench.model, fit)
         found[f"{name}error"] = attention_error(rounded, whole, bench.blocks)
-        found |= _scores(bench, name, {**even, **rounded}, bits)
-    everything = {**even, **rounded, **fitted_layers(bench, bench.model, bits)}
-    return found | _scores(bench, "", everything, bits)
-
-
-def _scores(bench: Transformer, name: str, quantizers: dict[str, Quantizer], bits: int) -> dict[str, float]:
-    model = bench.copy()
-    bench.store_weights(model, quantizers, bits)
-    return bench.scores(name, model, quantizers)
+        found |= bench.scores(name, model, {**even, **rounded})
+    searched = fitted_layers(bench, bench.model, bits) | fitted_heads(bench, bench.model, bits)
+    return found | bench.scores("", model, {**even, **rounded, **searched})
 
 
 @torch.no_grad()
@@ -112,12 +108,33 @@ def fitted_layers(bench: Transformer, model: nn.Module, bits: int) -> dict[str, 
             ("mlp.fc2",),
         )
     ]
-    read = bench.captured(model, [group[0] for group in groups], len(bench.calibration) // 8)
+    read = bench.captured(model, [group[0] for group in groups], bench.calibration[::8])
     found: dict[str, Quantizer] = {}
     for group in groups:
         weights = torch.cat([model.get_parameter(f"{name}.weight") for name in group])
         inputs = read[group[0]].flatten(0, 1)
-        after_gelu = group[0].endswith("fc2")
-        fitted = adaptive_gelu(inputs, weights, bits) if after_gelu else fitted_input(inputs, weights, scheme)
+        fitted = fitted_input(inputs, weights, scheme)
+        if group[0].endswith("fc2"):
+            # After GELU the logarithm, unless even steps change the outputs less.
+            fitted = best_of((adaptive_gelu(inputs, weights, bits), fitted), inputs, weights.T)
         found |= dict.fromkeys(group, fitted)
+    return found
+
+
+@torch.no_grad()
+def fitted_heads(bench: Transformer, model: nn.Module, bits: int) -> dict[str, Quantizer]:
+    """A scale and zero point a head for query, key and value, by the same search on the products that they go into."""
+    scheme, by_head = Scheme.parse(f"int{bits}-tensor-asym-f32"), Scheme.parse(f"int{bits}-channel-asym-f32")
+    operands = ("query", "key", "probabilities", "value")
+    names = [f"{block}:{each}" for block in bench.blocks for each in operands]
+    read = bench.captured(model, names, bench.calibration[::8])
+    found: dict[str, Quantizer] = {}
+    for block in bench.blocks:
+        query, key, weights, value = (read[f"{block}:{each}"] for each in operands)
+        # Each is (pictures, heads, tokens, channels); the last operand's product runs over tokens, so it is turned.
+        pairs = {"query": (query, key.mT), "key": (key, query.mT), "value": (value.mT, weights.mT)}
+        for operand, (left, right) in pairs.items():
+            heads = [fitted_product(left[:, head], right[:, head], scheme) for head in range(left.shape[1])]
+            scale, offset = (torch.cat([getattr(head, name) for head in heads]) for name in ("scale", "offset"))
+            found[f"{block}:{operand}"] = Static(by_head, scale, offset, 1)
     return found

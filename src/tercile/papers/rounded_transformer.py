@@ -73,14 +73,14 @@ class Transformer:
         """What every site reads on the calibration pictures."""
         return observe(model, self.family, self.calibration.split(32), forward=forward)
 
-    def captured(self, model: nn.Module, names: Iterable[str], pictures: int = 32) -> dict[str, torch.Tensor]:
-        """Whole activations of some calibration pictures, by name of site."""
-        return capture(model, self.family, [self.calibration[:pictures]], list(names), forward=forward)
+    def captured(self, model: nn.Module, names: Iterable[str], images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Whole activations of some pictures, by name of site."""
+        return capture(model, self.family, [images], list(names), forward=forward)
 
     def probabilities(self, model: nn.Module, fit: Fit) -> dict[str, Quantizer]:
         """A quantizer for softmax's output in each block, fitted to it and the values that it weighs."""
         names = [f"{block}:{each}" for block in self.blocks for each in ("probabilities", "value")]
-        seen = self.captured(model, names, len(self.calibration) // 4)
+        seen = self.captured(model, names, self.calibration[: len(self.calibration) // 4])
         return {
             f"{block}:probabilities": fit(seen[f"{block}:probabilities"], seen[f"{block}:value"])
             for block in self.blocks
@@ -117,17 +117,22 @@ class Transformer:
 
         return calibrate(model, self.family, choose, seen, ranges=ranges)
 
-    def store_weights(self, model: nn.Module, quantizers: Mapping[str, Quantizer], bits: int) -> None:
-        """Puts GPTQ's weights in, found for inputs as they are rounded; the outer layers have 8 bits."""
-        statistics = self.statistics(model, quantizers)
+    def store_weights(
+        self, model: nn.Module, bits: int, quantizers: Mapping[str, Quantizer] | None = None
+    ) -> nn.Module:
+        """Puts GPTQ's weights in, found for inputs as the quantizers round them; the outer layers have 8 bits.
+
+        Without quantizers the weights are the same for every way to round activations, which is then all that differs.
+        """
+        statistics = self.statistics(model, quantizers or {})
         for layer in self.family.layers:
             width = 8 if layer.name in self.outer else bits
-            weight = model.get_submodule(layer.name).weight
-            assert isinstance(weight, torch.Tensor)
+            weight = model.get_parameter(f"{layer.name}.weight")
             scheme = Scheme.parse(f"int{width}-channel-f32")
             kept = gptq(weight.detach().numpy(), statistics[layer.name], scheme)
             with torch.no_grad():
                 weight.copy_(torch.from_numpy(kept.dequantize()).reshape(weight.shape))
+        return model
 
     def scores(self, name: str, model: nn.Module, quantizers: Mapping[str, Quantizer]) -> dict[str, float]:
         """`<name>kl`, mean divergence of the class probabilities from the float model's, and `<name>accuracy`."""

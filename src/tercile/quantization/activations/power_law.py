@@ -175,15 +175,27 @@ def fitted_input(inputs: torch.Tensor, weight: torch.Tensor, scheme: Scheme) -> 
     >>> product_error(fitted_input(x, w, scheme), x, w.T) <= product_error(widest, x, w.T)
     True
     """
+    return fitted_product(inputs, weight.T, scheme)
+
+
+def fitted_product(left: torch.Tensor, right: torch.Tensor, scheme: Scheme) -> Static:
+    """One scale, and zero point, for left such that left @ right changes least; `fitted_input` for any product.
+
+    Examples
+    --------
+    >>> query, key = torch.randn(2, 6, 4), torch.randn(2, 6, 4)
+    >>> fitted_product(query, key.mT, Scheme.parse("int4-tensor-asym-f32")).scale.shape
+    torch.Size([1])
+    """
     if not scheme.asymmetric or scheme.blocks.spelling != "tensor":
         raise ValueError(f"scheme must be asymmetric with one scale a tensor, got {scheme}; write int4-tensor-asym-f32")
-    low, high = inputs.min().clamp(max=0)[None], inputs.max().clamp(min=0)[None]
+    low, high = left.min().clamp(max=0)[None], left.max().clamp(min=0)[None]
 
     def make(point: tuple[float, ...]) -> Static:
         return Static(scheme, *stored(low * point[0], high * point[1], scheme))
 
     shares = (0.4, 0.55, 0.7, 0.85, 1.0)
-    best, _ = progressive_search(lambda point: product_error(make(point), inputs, weight.T), (shares, shares))
+    best, _ = progressive_search(lambda point: product_error(make(point), left, right), (shares, shares))
     return make(best)
 
 
