@@ -2,6 +2,7 @@
 
 from tercile.quantization.allocation.budget import Allocation, allocate
 from tercile.quantization.allocation.evolution import Evolved, evolve_proxy
+from tercile.quantization.allocation.gaussian import gaussian_rates
 from tercile.quantization.allocation.hessian import (
     Trace,
     curvature_table,
@@ -30,6 +31,7 @@ __all__ = [
     "curvature_table",
     "detach_significant",
     "evolve_proxy",
+    "gaussian_rates",
     "input_traces",
     "outlier_counts",
     "pareto_ladder",
