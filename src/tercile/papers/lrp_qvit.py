@@ -96,8 +96,8 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
             noise = {name: {str(width): network.noise(name, width) for width in offered} for name in network.layers}
             sizes = {name: {str(width): network.nbytes(name, width) for width in offered} for name in network.layers}
             choice = allocate(relevance_table(scores, noise, sizes), budget)
-            widths = {name: int(width) for name, width in choice.choices.items()}
-            found |= network.measured(prefix, bits, widths, test, labels, truth)
+            chosen_widths = {name: int(width) for name, width in choice.choices.items()}
+            found |= network.measured(prefix, bits, chosen_widths, test, labels, truth)
     return found
 
 

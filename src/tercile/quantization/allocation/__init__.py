@@ -17,7 +17,9 @@ from tercile.quantization.allocation.integral import (
     post_quantization_integral,
 )
 from tercile.quantization.allocation.ladder import pareto_ladder
+from tercile.quantization.allocation.noise_ratio import hybrid, noise_ratio, time_sensitive
 from tercile.quantization.allocation.proxies import Proxy, rank_correlation
+from tercile.quantization.allocation.relevance import Relevance, relevance_table, vit_relevance
 from tercile.quantization.allocation.sensitivity import SensitivityTable
 
 __all__ = [
@@ -25,18 +27,24 @@ __all__ = [
     "Evolved",
     "Integral",
     "Proxy",
+    "Relevance",
     "SensitivityTable",
     "Trace",
     "allocate",
     "curvature_table",
     "detach_significant",
     "evolve_proxy",
+    "hybrid",
     "gaussian_rates",
     "input_traces",
+    "noise_ratio",
     "outlier_counts",
     "pareto_ladder",
     "post_quantization_integral",
     "rank_correlation",
+    "relevance_table",
+    "time_sensitive",
     "top_eigenvalues",
+    "vit_relevance",
     "weight_traces",
 ]
