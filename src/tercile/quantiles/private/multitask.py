@@ -66,7 +66,7 @@ def private_task_regression(
     target_bound: float,
     rho: float,
     exponent: float = 0.5,
-    ridge: float = 1.0,
+    ridge: float = 10.0,
     budget: PrivacyBudget | None = None,
     random_state: int | np.random.Generator | None = None,
 ) -> TaskRegression:
@@ -91,7 +91,8 @@ def private_task_regression(
     exponent
         0 is equal weights; 1/2 minimises the squared error over examples, up to 3/4 that over tasks.
     ridge
-        How strongly a task is drawn to what all tasks have in common, in units of the noise.
+        How strongly a task is drawn to what all tasks have in common, in units of the noise. The inverse of how
+        much coefficients differ between tasks, in units of target_bound, is a good choice.
     budget, random_state
         As in `private_quantile`.
 
