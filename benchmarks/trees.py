@@ -143,8 +143,8 @@ def main() -> None:
     sketched = sketches(arguments.repeats)
     machine = describe_machine()
     lines = [
-        f"{arguments.rows:,} flights, 17 columns, {arguments.trees} trees of depth {DEPTH}, one thread; processor seconds, "
-        f"least of {arguments.repeats} rounds. A ratio above 1: faster than the peer.",
+        f"{arguments.rows:,} flights, 17 columns, {arguments.trees} trees of depth {DEPTH}, one thread; processor "
+        f"seconds, least of {arguments.repeats} rounds. A ratio above 1: faster than the peer.",
         "",
         "| loss | learner | seconds (most) | ratio | to | held-out loss |",
         "| --- | --- | --- | --- | --- | --- |",

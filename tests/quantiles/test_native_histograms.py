@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from functools import cache
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from tercile.quantiles.sketch.histograms import Histogram, NativeHistogram
+from tercile.quantiles.sketch.histograms import Histogram, NativeHistogram, from_prometheus, to_prometheus
 from tercile.quantiles.sketch.histograms.prometheus import bucket_bounds, bucket_numbers
 
 SCHEMAS = range(-4, 9)
@@ -134,3 +136,77 @@ def test_what_breaks_the_layout_is_refused() -> None:
         NativeHistogram(3) | NativeHistogram(3, zero_threshold=0.1)
     with pytest.raises(ValueError, match="schema must be -4 to 3"):
         NativeHistogram(3).coarser(5)
+
+
+@cache
+def message_class() -> type:
+    """`Histogram` of io.prometheus.client as far as native histograms go, from the protobuf package."""
+    pytest.importorskip("google.protobuf")
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    field = descriptor_pb2.FieldDescriptorProto
+    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
+    file = descriptor_pb2.FileDescriptorProto(name="metrics.proto", package="io.prometheus.client", syntax="proto2")
+    span = file.message_type.add(name="BucketSpan")
+    span.field.add(name="offset", number=1, label=one, type=field.TYPE_SINT32)
+    span.field.add(name="length", number=2, label=one, type=field.TYPE_UINT32)
+    histogram = file.message_type.add(name="Histogram")
+    for name, number, label, kind in [
+        ("sample_count", 1, one, field.TYPE_UINT64),
+        ("sample_sum", 2, one, field.TYPE_DOUBLE),
+        ("sample_count_float", 4, one, field.TYPE_DOUBLE),
+        ("schema", 5, one, field.TYPE_SINT32),
+        ("zero_threshold", 6, one, field.TYPE_DOUBLE),
+        ("zero_count", 7, one, field.TYPE_UINT64),
+        ("negative_delta", 10, many, field.TYPE_SINT64),
+        ("positive_delta", 13, many, field.TYPE_SINT64),
+    ]:
+        histogram.field.add(name=name, number=number, label=label, type=kind)
+    for name, number in (("negative_span", 9), ("positive_span", 12)):
+        kind = ".io.prometheus.client.BucketSpan"
+        histogram.field.add(name=name, number=number, label=many, type=field.TYPE_MESSAGE, type_name=kind)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("io.prometheus.client.Histogram"))
+
+
+@given(values_of_all_sizes, some.integers(-4, 8))
+def test_the_message_of_prometheus_has_the_bytes_that_protobuf_writes(values: list[float], schema: int) -> None:
+    native = NativeHistogram.from_values([*values, 0.0], schema)
+    theirs = message_class()(
+        sample_count=native.count, sample_sum=native.sum, schema=schema, zero_threshold=native.zero_threshold,
+        zero_count=native.zero_count, positive_delta=native.positive_deltas, negative_delta=native.negative_deltas,
+    )  # fmt: skip
+    for spans, field in ((native.positive_spans, theirs.positive_span), (native.negative_spans, theirs.negative_span)):
+        for gap, length in spans:
+            field.add(offset=gap, length=length)
+    if not native.positive_spans and not native.negative_spans:
+        theirs.positive_span.add(offset=0, length=0)
+    assert to_prometheus(native) == theirs.SerializeToString()
+    assert from_prometheus(theirs.SerializeToString()) == native
+
+
+def test_hostile_messages_of_prometheus_are_refused() -> None:
+    native = NativeHistogram.from_values([1.0, -3.0, 100.0, 0.0], schema=3)
+    whole = to_prometheus(native)
+    assert from_prometheus(whole + b"\x1a\x02\x08\x01") == native  # a classic bucket beside it
+    rng = np.random.default_rng(2)
+    for _ in range(3000):
+        broken = bytearray(whole)
+        for position in rng.integers(0, len(whole), 3):
+            broken[position] = int(rng.integers(256))
+        with contextlib.suppress(ValueError):  # and nothing else
+            from_prometheus(bytes(broken))
+    for data, message in [
+        (b"", "no native histogram"),
+        (whole[:-1], "truncated|one for each"),
+        (b"\x28\x28" + b"\x62\x04\x08\x00\x10\x00", "schema must be"),
+        (b"\x28\x00\x62\x04\x08\x00\x10\x05", "one for each of the 5 buckets"),
+        (whole + b"\x21" + bytes(8), "fractional counts"),
+        (whole + b"\x08\x01", "1 values in all, but 4 in buckets"),
+        (whole + b"\x60\x01", "a span is no message"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            from_prometheus(data)
+    with pytest.raises(TypeError, match="data must be bytes"):
+        from_prometheus("text")  # type: ignore[arg-type]

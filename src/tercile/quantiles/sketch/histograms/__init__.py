@@ -16,6 +16,7 @@ from tercile.quantiles.sketch.histograms.histogram import Histogram
 from tercile.quantiles.sketch.histograms.messages import from_message, to_message
 from tercile.quantiles.sketch.histograms.pictures import draw
 from tercile.quantiles.sketch.histograms.prometheus import NativeHistogram
+from tercile.quantiles.sketch.histograms.prometheus_message import from_prometheus, to_prometheus
 
 __all__ = [
     "Histogram",
@@ -25,6 +26,7 @@ __all__ = [
     "earth_movers",
     "earth_movers_bounds",
     "from_message",
+    "from_prometheus",
     "intersection",
     "intersection_distance",
     "jeffreys",
@@ -36,5 +38,6 @@ __all__ = [
     "rebin",
     "subset",
     "to_message",
+    "to_prometheus",
     "trim",
 ]
