@@ -43,7 +43,8 @@ def gradient_statistics(
         (model, batch) -> what has to stay, (units, values): normalised embeddings, or class probabilities. Written in
         torch, so that it can be differentiated.
     keep
-        (batch) -> bool, in the shape of the layers' outputs without channels: which positions count. All by default.
+        (batch) -> bool, in the shape of the layers' outputs without channels: which positions count. All by default, and
+        all of a layer's whose outputs have another shape.
     probes
         Backward passes a batch. A few hundred units with two each are plenty: what is estimated is an average.
     seed
@@ -98,7 +99,9 @@ def gradient_statistics(
                 if gradient is None:
                     raise ValueError(f"{name} has no part in the output; leave it out of names")
                 rows = gradient.detach().cpu().float()
-                rows = rows.reshape(-1, rows.shape[-1]) if mask is None else rows[mask]
+                # What is shared by all units of a batch, such as positions, has no place for its mask.
+                alike = mask is not None and mask.shape == rows.shape[:-1]
+                rows = rows[mask] if alike else rows.reshape(-1, rows.shape[-1])
                 if name not in found:
                     units[name] = float(rows.abs().max()) or 1.0
                     found[name] = Statistics(rows.shape[1])

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from tercile.quantization.families import Family
+from tercile.quantization.grids import Grid
 from tercile.quantization.qtensor import QTensor
+from tercile.quantization.training.scaled_rows import ScaledRows
 from tercile.quantization.training.stored_weight import FixedCodes, Rounding, StraightThrough
 
 
@@ -27,7 +29,7 @@ class Student:
     parameters
         Values that gains and biases start from, by parameter name, where they differ from the original's.
     rounding
-        What may become of the codes of linear layers and convolutions.
+        What may become of the codes of linear layers and convolutions; under trellis grids and rotations they stay.
     table_rounding
         The same for embedding tables. Rows that no batch reads would keep their codes whatever the rest becomes.
 
@@ -74,6 +76,8 @@ class Student:
         self.stored: dict[str, FixedCodes] = {}
         for name, tensor in weights.items():
             kind = table_rounding if layers[name].kind == "embedding" else rounding
+            if tensor.scheme.rotated or not isinstance(tensor.scheme.grid, Grid):
+                kind = ScaledRows
             device = self.module.get_parameter(layers[name].parameter).device
             original = model.get_parameter(layers[name].parameter).detach().cpu().float().numpy()
             self.stored[name] = kind(tensor, original).to(device)
