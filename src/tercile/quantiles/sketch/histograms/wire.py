@@ -44,8 +44,8 @@ def fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """(field, how it is stored, its bytes), fields that nobody knows among them."""
     at = 0
     while at < len(data):
-        tag, at = read_varint(data, at)
-        field, kind = tag >> 3, tag & 7
+        first, at = read_varint(data, at)
+        field, kind = first >> 3, first & 7
         if kind == VARINT:
             end = read_varint(data, at)[1]
         elif kind == BYTES:
