@@ -35,7 +35,7 @@ auto levels_of(const Kll<T>& sketch) {
     return levels;
   } else {
     std::vector<Owned<T>> levels;
-    for (const auto& level : sketch.peek().levels) levels.push_back(owned(level));
+    for (const auto& level : sketch.state().levels) levels.push_back(owned(level));
     return levels;
   }
 }
@@ -56,7 +56,7 @@ nb::class_<Kll<T>> bind(nb::module_& module, const char* name) {
       .def(nb::init<int, std::uint64_t>(), "k"_a, "seed"_a)
       .def("merge", &Sketch::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("shrink", &Sketch::shrink, "most"_a)
-      .def("copy", [](const Sketch& s) { return Sketch(s); })
+      .def("copy", &Sketch::copy)
       .def("save",
            [](const Sketch& s) {
              const std::string out = save(s);

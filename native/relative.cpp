@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "sketches/arrays.hpp"
+#include "sketches/busy.hpp"
 
 namespace tercile {
 namespace {
@@ -53,6 +54,7 @@ class LogBins {
     constexpr std::size_t block = 512;
     constexpr std::uint64_t sign = std::uint64_t{1} << 63, least = std::uint64_t{1} << 52;
     constexpr std::uint64_t infinity = 0x7ff0000000000000ull;
+    const Hold hold(positive.busy_), other_hold(negative.busy_);
     std::array<double, 3> apart{};
     std::int32_t bins[block];
     double magnitude[block];
@@ -94,6 +96,7 @@ class LogBins {
   }
 
   void merge(const LogBins& other) {
+    const Hold hold(busy_), other_hold(other.busy_);
     if (other.counts_.empty()) return;
     reach(other.first_, other.first_ + static_cast<std::int32_t>(other.counts_.size()) - 1);
     for (std::size_t i = 0; i < other.counts_.size(); ++i)
@@ -108,7 +111,14 @@ class LogBins {
 
   std::int32_t highest() const { return index(std::numeric_limits<double>::max()); }
   std::int32_t first() const { return first_; }
-  const std::vector<double>& counts() const { return counts_; }
+  std::vector<double> counts() const {
+    const Hold hold(busy_);
+    return counts_;
+  }
+  LogBins copy() const {
+    const Hold hold(busy_);
+    return *this;
+  }
 
  private:
   void add(double x, double weight) {
@@ -130,6 +140,7 @@ class LogBins {
     first_ = from;
   }
 
+  Busy busy_;
   double multiplier_;
   std::int32_t first_ = 0;
   std::vector<double> counts_;
@@ -154,7 +165,7 @@ void bind_relative(nb::module_& module) {
           "Weight at 0, at -inf and at +inf; all other numbers are counted in the bins.")
       .def("merge", &LogBins::merge, "other"_a)
       .def("put", &LogBins::put, "bin"_a, "weight"_a)
-      .def("copy", [](const LogBins& b) { return LogBins(b); })
+      .def("copy", &LogBins::copy)
       .def("index", &LogBins::index, "x"_a)
       .def("edge", &LogBins::edge, "bin"_a)
       .def_prop_ro("first", &LogBins::first)

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "sketches/arrays.hpp"
+#include "sketches/busy.hpp"
 #include "sketches/order.hpp"
 
 namespace tercile {
@@ -30,6 +31,7 @@ class TDigest {
 
   // weight may be null. NaN must not occur.
   void update(const double* x, const double* weight, std::size_t n) {
+    const Hold hold(busy_);
     constexpr std::size_t block = 8192;
     std::vector<std::uint64_t> keys, scratch;
     std::vector<Centroid> fresh;
@@ -54,6 +56,32 @@ class TDigest {
       absorb(fresh);
     }
   }
+
+  void merge(const TDigest& other) {
+    const auto theirs = other.centroids();
+    const Hold hold(busy_);
+    absorb(theirs);
+  }
+
+  TDigest copy() const {
+    const Hold hold(busy_);
+    return *this;
+  }
+
+  std::vector<Centroid> centroids() const {
+    const Hold hold(busy_);
+    return centroids_;
+  }
+  double total() const { return total_; }
+  double compression() const { return compression_; }
+  void put(std::vector<Centroid> sorted) {
+    centroids_ = std::move(sorted);
+    total_ = 0.0;
+    for (const auto& c : centroids_) total_ += c.weight;
+  }
+
+ private:
+  static void sort(std::vector<Centroid>& centroids) { std::stable_sort(centroids.begin(), centroids.end(), before); }
 
   void absorb(const std::vector<Centroid>& sorted) {
     std::vector<Centroid> all(centroids_.size() + sorted.size());
@@ -92,20 +120,6 @@ class TDigest {
     if (!std::is_sorted(centroids_.begin(), centroids_.end(), before)) sort(centroids_);
   }
 
-  void merge(const TDigest& other) { absorb(std::vector<Centroid>(other.centroids_)); }
-
-  static void sort(std::vector<Centroid>& centroids) { std::stable_sort(centroids.begin(), centroids.end(), before); }
-
-  const std::vector<Centroid>& centroids() const { return centroids_; }
-  double total() const { return total_; }
-  double compression() const { return compression_; }
-  void put(std::vector<Centroid> sorted) {
-    centroids_ = std::move(sorted);
-    total_ = 0.0;
-    for (const auto& c : centroids_) total_ += c.weight;
-  }
-
- private:
   static bool before(const Centroid& a, const Centroid& b) { return a.mean < b.mean; }
 
   // The q that is one step of either scale function after q, whichever comes first.
@@ -117,6 +131,7 @@ class TDigest {
     return std::min(middle, odds / (1.0 - q + odds));
   }
 
+  Busy busy_;
   double compression_, total_ = 0.0;
   std::vector<Centroid> centroids_;
 };
@@ -136,7 +151,7 @@ void bind_tdigest(nb::module_& module) {
           },
           "x"_a, "weight"_a.none())
       .def("merge", [](TDigest& s, const TDigest& other) { s.merge(other); }, "other"_a)
-      .def("copy", [](const TDigest& s) { return TDigest(s); })
+      .def("copy", &TDigest::copy)
       .def(
           "put",
           [](TDigest& s, Array<const double, 2> rows) {
@@ -148,7 +163,7 @@ void bind_tdigest(nb::module_& module) {
           "rows"_a, "Takes (n, 4) rows of mean, weight, low and high in place of what it had.")
       .def("rows",
                    [](const TDigest& s) {
-                     const auto& c = s.centroids();
+                     const auto c = s.centroids();
                      const auto* first = reinterpret_cast<const double*>(c.data());
                      return owned(std::vector<double>(first, first + 4 * c.size()));
                    })

@@ -22,6 +22,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "busy.hpp"
 #include "order.hpp"
 
 namespace tercile {
@@ -87,11 +88,18 @@ class Kll {
   }
 
   State state() const {
+    const Hold hold(busy_);
     State copy = state_;
     copy.random = coins_.state;
     return copy;
   }
+  // Without a lock: for numbers that are read while nothing runs.
   const State& peek() const { return state_; }
+
+  Kll copy() const {
+    const Hold hold(busy_);
+    return *this;
+  }
 
   std::size_t items() const {
     std::size_t total = state_.pending_weight > 0;
@@ -103,6 +111,7 @@ class Kll {
   template <typename Values>
   void update(const Values& x, std::size_t n, const T& low, const T& high) {
     if (n == 0) return;
+    const Hold hold(busy_);
     see(low, high);
     state_.count += n;
     std::size_t at = 0;
@@ -125,6 +134,7 @@ class Kll {
   }
 
   void update_weighted(const T* x, const std::int64_t* weight, std::size_t n) {
+    const Hold hold(busy_);
     for (std::size_t i = 0; i < n; ++i) {
       see(x[i], x[i]);
       state_.count += weight[i];
@@ -133,8 +143,9 @@ class Kll {
   }
 
   void merge(const Kll& from) {
+    if (&from == this) return merge(from.copy());
+    const Hold hold(busy_), other_hold(from.busy_);
     if (from.state_.count == 0) return;
-    if (&from == this) return merge(Kll(from));
     const State& other = from.state_;
     see(other.minimum, other.maximum);
     state_.count += other.count;
@@ -159,6 +170,7 @@ class Kll {
 
   // Fewer items: compacts until at most `most` are kept, which must be 64 or more, with no sampler and at most 60 levels.
   void shrink(std::size_t most) {
+    const Hold hold(busy_);
     while (items() > most) {
       std::size_t fullest = state_.shift;
       for (std::size_t h = state_.shift; h < state_.levels.size(); ++h)
@@ -172,6 +184,7 @@ class Kll {
 
   // Values in order with the weight of all up to and including each.
   void view(std::vector<T>& values, std::vector<double>& cumulative) const {
+    const Hold hold(busy_);
     std::vector<std::pair<T, std::uint64_t>> all;
     all.reserve(items());
     for (std::size_t h = 0; h < state_.levels.size(); ++h)
@@ -374,6 +387,7 @@ class Kll {
     for (const T& v : left) sample(v, std::uint64_t{1} << (state_.shift - 1));
   }
 
+  Busy busy_;
   Coins coins_;
   State state_;
   int depth_ = 2;

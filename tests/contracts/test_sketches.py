@@ -10,6 +10,7 @@ import inspect
 import math
 import pickle
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -442,3 +443,30 @@ def test_infinities_are_values_like_others(kind: type) -> None:
     sketch = Single(kind)
     sketch.update(np.array([-math.inf, 0.0, 1.0, math.inf]))
     assert sketch.quantile([0.0, 0.5, 1.0]).tolist() == [-math.inf, 0.0, math.inf]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in SKETCHES if kind.__name__ in ("KLL", "KLLIntegers", "DDSketch", "TDigest")]
+)
+def test_a_second_thread_is_turned_away_and_spoils_nothing(kind: type) -> None:
+    values = np.random.default_rng(0).standard_normal(400_000).astype(np.float32)
+    sketch = Single(kind)
+    made = sketch.put(values)
+    put_in = [0, 0, 0]
+
+    def work(thread: int) -> None:
+        for _ in range(20):
+            try:
+                sketch.inner.update(made)
+                put_in[thread] += 1
+            except RuntimeError as error:
+                assert "in use by another thread; give each thread its own" in str(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(put_in) >= 1
+    assert sketch.inner.count == sum(put_in) * values.size
+    assert kind.from_bytes(sketch.inner.to_bytes()).count == sketch.inner.count
