@@ -122,6 +122,17 @@ def test_states_of_several_machines_merge_to_the_whole(folder: Path, tmp_path: P
         quantiles_of_files(states, ["latency"], ["zone"])
 
 
+def test_states_keep_their_accuracy_when_they_are_merged(folder: Path, tmp_path: Path) -> None:
+    for options in ({"k": 500}, {"accuracy": 0.02}):
+        state = tmp_path / "s.state"
+        state.write_bytes(quantiles_of_files([folder / "t.csv"], ["latency"], **options).to_bytes())
+        both = quantiles_of_files([state, folder / "t.parquet"])
+        assert both.options == options
+        assert both.rows == 2 * ROWS
+    with pytest.raises(ValueError, match="must have the same options"):
+        quantiles_of_files([state], k=500)
+
+
 def test_several_columns_and_groups_of_two_columns() -> None:
     table = GroupedQuantiles(["latency", "zone"], by=["region", "note"], random_state=0)
     table.update(TABLE)

@@ -29,7 +29,10 @@ def quantiles(
     column: Annotated[list[str] | None, typer.Option(help="Column of numbers; give it again for more.")] = None,
     q: Annotated[str, typer.Option(help="Quantiles by commas, in [0, 1].")] = "0.5,0.9,0.99",
     by: Annotated[list[str] | None, typer.Option(help="Column to group by; give it again for more.")] = None,
-    k: Annotated[int, typer.Option(help="Accuracy: ranks are off by about 1/k at most, in 24 k bytes a group.")] = 8000,
+    k: Annotated[
+        int | None,
+        typer.Option(help="Accuracy: ranks are off by about 1/k at most, in 24 k bytes a group. [default: 8000]"),
+    ] = None,
     accuracy: Annotated[
         float | None,
         typer.Option(help="Instead of ranks, be right to this share of the value itself: 0.01 for 1%. For tails."),

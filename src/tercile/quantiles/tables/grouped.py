@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _KIND, _VERSION = b"TGRP", 1
+K = 8000
 _SKETCHES: dict[str, type[KLL] | type[DDSketch]] = {"KLL": KLL, "DDSketch": DDSketch}
 
 
@@ -69,7 +70,7 @@ class GroupedQuantiles:
         columns: Sequence[str],
         by: Sequence[str] = (),
         *,
-        k: int = 8000,
+        k: int = K,
         accuracy: float | None = None,
         random_state: int | None = None,
         max_groups: int = 10_000,
@@ -83,10 +84,10 @@ class GroupedQuantiles:
             raise ValueError(f"columns and by must not name a column twice, got {[*columns, *by]}")
         self.columns, self.by = tuple(columns), tuple(by)
         self.max_groups = int(max_groups)
-        self._options: dict[str, Any] = {"k": k} if accuracy is None else {"accuracy": accuracy}
+        self.options: dict[str, Any] = {"k": k} if accuracy is None else {"accuracy": accuracy}
         self._sketch = KLL if accuracy is None else DDSketch
         self._seed = as_seed(random_state)
-        _new(self._sketch, self._options, 0)  # refuses a k or accuracy that is out of range
+        _new(self._sketch, self.options, 0)  # refuses a k or accuracy that is out of range
         self._groups: dict[Key, int] = {}
         self._sketches: list[list[Any]] = []  # by group, then by column
         self._missing: list[list[int]] = []
@@ -126,10 +127,10 @@ class GroupedQuantiles:
         """Put in all that another of the same columns, groups and accuracy has seen; returns self."""
         if not isinstance(other, GroupedQuantiles):
             raise TypeError(f"can only merge a GroupedQuantiles, got {type(other).__name__}")
-        for name in ("columns", "by", "_options"):
+        for name in ("columns", "by", "options"):
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
-                raise ValueError(f"both must have the same {name.strip('_')}, got {ours} and {theirs}")
+                raise ValueError(f"both must have the same {name}, got {ours} and {theirs}")
         theirs = list(other._groups)
         for key, at in zip(theirs, self._ids(theirs)):
             source = other._groups[key]
@@ -178,7 +179,7 @@ class GroupedQuantiles:
             "columns": self.columns,
             "by": self.by,
             "sketch": self._sketch.__name__,
-            "options": self._options,
+            "options": self.options,
             "rows": self.rows,
             "groups": keys,
             "missing": [self._missing[self._groups[key]] for key in keys],
@@ -270,7 +271,7 @@ class GroupedQuantiles:
         for column in self.columns:
             # The seed follows from the group, not from the order in which groups come.
             own = zlib.crc32(json.dumps([column, key]).encode())
-            yield _new(self._sketch, self._options, self._seed ^ own << 16)
+            yield _new(self._sketch, self.options, self._seed ^ own << 16)
 
 
 def fresh_seed() -> int:
