@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 #: Where the density is looked at: enough for the kinks of 256 levels.
-POINTS = 200_001
+POINTS = 20_001
 
 
 def snr(signal: float, noise: float) -> float:
