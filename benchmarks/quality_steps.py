@@ -155,7 +155,7 @@ def _smoothed(subject: Any, bits: int, before: Made | None) -> Made:
 def _sequential(subject: Any, bits: int, before: Made | None) -> Made:
     scheme = Scheme.parse(SCHEME.format(bits))
     solved = solve_blocks(
-        subject.model, subject.family, subject.batches[::2], forward=subject.forward, keep=subject.keep,
+        subject.model, subject.family, subject.batches[::4], forward=subject.forward, keep=subject.keep,
         solve=lambda layer, weight, seen: descend(weight, seen, scheme),
     )  # fmt: skip
     return Made(solved.weights, solved.vectors)
@@ -165,16 +165,23 @@ BLOCK_PASSES, WHOLE_PASSES = 1, 1
 BLOCK_RATES, WHOLE_RATES = Rates(0.008, 0.001, 0.004, 0.002), Rates(0.004, 0.0005, 0.002, 0.001)
 
 
+def _taught(subject: Any, bits: int) -> list[Any]:
+    """Batches that are trained on: fewer bits have more to win, and are worth more time."""
+    batches: list[Any] = subject.batches if bits == 2 else subject.batches[1::2]
+    return batches
+
+
 def _blocks(subject: Any, bits: int, before: Made | None) -> Made:
     assert before is not None
     student = Student(subject.model, subject.family, before.weights, before.vectors)
     settings = Reconstruction(BLOCK_PASSES, BLOCK_RATES)
-    made = list(
-        reconstruct(
-            student, subject.model, subject.family, subject.batches, forward=subject.forward, keep=subject.keep,
-            settings=settings,
-        )
-    )  # fmt: skip
+    with torch.autocast("cpu", torch.bfloat16):
+        made = list(
+            reconstruct(
+                student, subject.model, subject.family, _taught(subject, bits), forward=subject.forward,
+                keep=subject.keep, settings=settings,
+            )
+        )  # fmt: skip
     return Made(student.tensors(), student.vectors(), notes={"blocks": [[m.before, m.after] for m in made]})
 
 
@@ -182,10 +189,11 @@ def _whole(subject: Any, bits: int, before: Made | None) -> Made:
     assert before is not None
     student = Student(subject.model, subject.family, before.weights, before.vectors)
     settings = Distillation(WHOLE_PASSES, WHOLE_RATES)
-    made = distil(
-        student, subject.model, subject.family, subject.batches, outputs=subject.outputs, losses=subject.losses,
-        keep=subject.keep, settings=settings,
-    )  # fmt: skip
+    with torch.autocast("cpu", torch.bfloat16):
+        made = distil(
+            student, subject.model, subject.family, _taught(subject, bits), outputs=subject.outputs,
+            losses=subject.losses, keep=subject.keep, settings=settings,
+        )  # fmt: skip
     return Made(student.tensors(), student.vectors(), notes={"spared": [made.before, made.after]})
 
 
