@@ -1,14 +1,16 @@
 """Signal-to-quantization-noise ratio, and which parts of a model it singles out for more bits or for care.
 
 Yang, Dai, Wang, Zhang and Zhang (2023), "Efficient Quantization Strategies for Latent Diffusion Models",
-arXiv:2312.05431: quantization error is looked at as relative noise. Globally, blocks whose noise is strongest get higher
-precision (a hybrid); locally, modules that are sensitive, or sensitive at some time steps only, are treated one by one.
+arXiv:2312.05431: quantization error is looked at as relative noise. Globally, blocks whose noise is strongest get
+higher precision (a hybrid); locally, modules that are sensitive, or sensitive at some time steps only, are treated one
+by one.
 Of the paper only its abstract and a summary could be read. Here a block's ratio is that at the model's output when this
 block alone is quantized, so that blocks can be compared with each other whatever comes after them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -38,7 +40,7 @@ def noise_ratio(signal: np.ndarray, approximation: np.ndarray) -> float:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("signal and approximation must be finite")
     power, error = float(np.square(a).sum()), float(np.square(a - b).sum())
-    return 300.0 if error == 0 else min(300.0, 10 * np.log10(max(power, 1e-300) / error))
+    return 300.0 if error == 0 else min(300.0, 10 * math.log10(max(power, 1e-300) / error))
 
 
 def hybrid(
