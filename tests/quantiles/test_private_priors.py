@@ -15,6 +15,7 @@ from tercile.quantiles.private import (
     LogUniform,
     Mixture,
     OnlinePriors,
+    Steps,
     Uniform,
     fit_priors,
     mixed,
@@ -45,7 +46,14 @@ def test_log_uniform_quantile_inverts_its_cdf() -> None:
 
 
 @pytest.mark.parametrize(
-    "prior", [Laplace(0.3, 0.01), Cauchy(-0.9, 1e-6), mixed(Laplace(0.0, 1e-4), Uniform(-1, 1)), LogUniform(0, 1e-9, 1)]
+    "prior",
+    [
+        Laplace(0.3, 0.01),
+        Cauchy(-0.9, 1e-6),
+        mixed(Laplace(0.0, 1e-4), Uniform(-1, 1)),
+        LogUniform(0, 1e-9, 1),
+        Steps((-0.8, 0.1, 0.2, 0.9), (1.0, 5.0, 2.0)),
+    ],
 )
 def test_measure_on_cells_is_the_prior_cut_to_the_domain(prior: Laplace) -> None:
     domain = Domain(-1, 1)
@@ -174,5 +182,9 @@ def test_bad_settings_are_refused_by_name() -> None:
         OnlinePriors([0.5], (0, 1), robust=1.0)
     with pytest.raises(ValueError, match="add up to 1"):
         Mixture((Uniform(0, 1),), (0.5,))
+    with pytest.raises(ValueError, match="edges must rise"):
+        Steps((0.0, 0.0), (1.0,))
+    with pytest.raises(ValueError, match="weights must be at least 0"):
+        Steps((0.0, 1.0), (0.0,))
     with pytest.raises(ValueError, match="one weight a part"):
         Mixture((), ())

@@ -197,7 +197,7 @@ def test_many_levels_of_much_data_do_not_overflow() -> None:
         ({"domain": (-1.7e308, 1.7e308)}, ValueError, "upper - lower must be finite"),
         ({"domain": 5}, TypeError, "domain must be a Domain or a pair"),
         ({"epsilon": 1e-9}, ValueError, "epsilon leaves 1.0e-09"),
-        ({"prior": "normal"}, TypeError, "prior must have cdf"),
+        ({"prior": "normal"}, TypeError, "prior must be one of Uniform, Laplace"),
     ],
 )
 def test_bad_input_is_refused_by_name(change: dict, error: type[Exception], message: str) -> None:

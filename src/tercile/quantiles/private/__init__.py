@@ -19,7 +19,7 @@ from tercile.quantiles.private.domain import Domain
 from tercile.quantiles.private.learned import OnlinePriors, fit_priors, prediction_loss
 from tercile.quantiles.private.many import private_quantile, private_quantiles
 from tercile.quantiles.private.multitask import TaskRegression, private_task_regression, user_weights
-from tercile.quantiles.private.prior import Cauchy, Laplace, LogUniform, Mixture, Prior, Uniform, mixed
+from tercile.quantiles.private.prior import Cauchy, Laplace, LogUniform, Mixture, Prior, Steps, Uniform, mixed
 from tercile.quantiles.private.subset_optimal import (
     removal_effect,
     subset_optimal_center,
@@ -39,6 +39,7 @@ __all__ = [
     "Prior",
     "PrivacyBudget",
     "PrivateHistogram",
+    "Steps",
     "TaskRegression",
     "Uniform",
     "audited_epsilon",

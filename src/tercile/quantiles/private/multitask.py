@@ -121,19 +121,15 @@ def private_task_regression(
     [[0.3, 0.1], [0.4, 0.1]]
     """
     x, y, who, of = _checked(features, target, user, task, tasks)
-    feature_bound = checked_positive(feature_bound, "feature_bound")
-    target_bound = checked_positive(target_bound, "target_bound")
+    bounds = checked_positive(feature_bound, "feature_bound"), checked_positive(target_bound, "target_bound")
     total = checked_positive(rho, "rho")
-    if not 0.0 <= exponent <= 2.0:
-        raise ValueError(f"exponent must be 0 to 2, got {exponent}; 0.5 is a usual choice")
-    if not 0.0 <= ridge < math.inf:
-        raise ValueError(f"ridge must be at least 0 and finite, got {ridge}")
+    _check_tuning(exponent, ridge)
     randomness = randomness_from(random_state)
     charge(budget, "private_task_regression", Cost(math.inf, total))
 
-    x = x / feature_bound
+    x = x / bounds[0]
     x /= np.maximum(np.linalg.norm(x, axis=1), 1.0)[:, None]
-    y = np.clip(y / target_bound, -1.0, 1.0)
+    y = np.clip(y / bounds[1], -1.0, 1.0)
     pairs = _Pairs(who, of, tasks)
     equal = user_weights(who, of, np.ones(tasks))
     counts, spread = pairs.noisy_sums(np.ones((x.shape[0], 1)), equal, SHARES[0] * total, randomness)
@@ -147,7 +143,7 @@ def private_task_regression(
     square = np.empty((tasks, d, d))
     square[:, rows, columns] = square[:, columns, rows] = moments
     solved = _solved(square, products, ridge * noise * math.sqrt(d), noise * math.sqrt(d * tasks))
-    return TaskRegression(solved * (target_bound / feature_bound), counts[:, 0])
+    return TaskRegression(solved * (bounds[1] / bounds[0]), counts[:, 0])
 
 
 def user_weights(user: ArrayLike, task: ArrayLike, weight_of_task: ArrayLike) -> Vector:
@@ -228,6 +224,13 @@ def _positive(matrix: Vector) -> Vector:
     """The nearest matrix without negative eigenvalues."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.maximum(values, 0.0)) @ vectors.T
+
+
+def _check_tuning(exponent: float, ridge: float) -> None:
+    if not 0.0 <= exponent <= 2.0:
+        raise ValueError(f"exponent must be 0 to 2, got {exponent}; 0.5 is a usual choice")
+    if not 0.0 <= ridge < math.inf:
+        raise ValueError(f"ridge must be at least 0 and finite, got {ridge}")
 
 
 def _checked(

@@ -10,11 +10,11 @@ Source: Khodak, Amin, Dick & Vassilvitskii 2023, arXiv 2210.11222 (the mechanism
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,19 +61,6 @@ class Measure:
             mass -= whole
             piece += 1
         return int(self.knots[piece]) + mass // self.density[piece]
-
-
-@runtime_checkable
-class Prior(Protocol):
-    """A distribution on the line. `cdf` and `quantile` take and return arrays."""
-
-    def cdf(self, x: Vector) -> Vector:
-        """Probability of at most x."""
-        ...
-
-    def quantile(self, p: Vector) -> Vector:
-        """The inverse of `cdf`, or something near: it decides only where the steps are put."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -186,6 +173,36 @@ class LogUniform:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """A prior of any shape: how likely each interval between edges is; a released histogram, for instance.
+
+    >>> Steps((0.0, 1.0, 10.0), (3.0, 1.0)).cdf(np.array([1.0, 5.5])).tolist()
+    [0.75, 0.875]
+    """
+
+    edges: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        rising = all(low < high for low, high in pairwise(self.edges))
+        if len(self.edges) != len(self.weights) + 1 or not self.weights or not rising:
+            raise ValueError(f"edges must rise, one more than weights, got {self.edges} and {self.weights}")
+        if not (min(self.weights) >= 0 and 0 < sum(self.weights) < math.inf and math.isfinite(sum(self.edges))):
+            raise ValueError(f"weights must be at least 0, with a sum above 0, got {self.weights}")
+
+    def _below(self) -> Vector:
+        return np.cumsum([0.0, *self.weights]) / sum(self.weights)
+
+    def cdf(self, x: Vector) -> Vector:
+        """Probability of at most x."""
+        return np.interp(x, self.edges, self._below())
+
+    def quantile(self, p: Vector) -> Vector:
+        """The inverse of `cdf`, and all edges: where the density changes."""
+        return np.sort(np.concatenate([np.interp(p, self._below(), self.edges), self.edges]))
+
+
+@dataclass(frozen=True)
 class Mixture:
     """Several priors, each with its weight; `mixed` makes the one that is used most.
 
@@ -193,7 +210,7 @@ class Mixture:
     [0.75]
     """
 
-    parts: tuple[Prior, ...]
+    parts: tuple[Uniform | Laplace | Cauchy | LogUniform | Steps | Mixture, ...]
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -209,6 +226,10 @@ class Mixture:
     def quantile(self, p: Vector) -> Vector:
         """Quantiles of all parts, in order: where the density changes."""
         return np.sort(np.concatenate([part.quantile(p) for part in self.parts]))
+
+
+#: What is known beforehand of where a quantile lies.
+Prior = Uniform | Laplace | Cauchy | LogUniform | Steps | Mixture
 
 
 def mixed(prior: Prior, other: Prior, share: float = 0.1) -> Mixture:
@@ -241,9 +262,7 @@ def measure_of(prior: Prior | None, domain: Domain) -> Measure:
     if prior is None:
         return Measure(np.array([0, domain.cells]), [1])
     if not isinstance(prior, Prior):
-        raise TypeError(f"prior must have cdf(x) and quantile(p), as Laplace and Cauchy do, got {prior!r}")
-    if not isinstance(prior, Hashable):
-        raise TypeError(f"prior must be hashable, as a frozen dataclass is, got {prior!r}")
+        raise TypeError(f"prior must be one of {', '.join(kind.__name__ for kind in get_args(Prior))}, got {prior!r}")
     return _measure(prior, domain)
 
 
@@ -253,8 +272,6 @@ def _measure(prior: Any, domain: Domain) -> Measure:
     knots = np.unique(np.concatenate([[0, domain.cells], np.rint(places).astype(np.int64)]))
     bounds = domain.lower + (knots / domain.cells_per_step - 0.5) * domain.width_of_step
     chances = np.maximum(np.diff(np.asarray(prior.cdf(bounds), dtype=np.float64)), 0.0)
-    if not np.isfinite(chances).all():
-        raise ValueError(f"prior {prior!r} has a cdf that is not finite")
     total = chances.sum() or 1.0
     per_cell = np.ldexp(chances / total / np.diff(knots), _MASS_BITS)
     return Measure(knots, [int(each) + 1 for each in per_cell.tolist()])
