@@ -6,24 +6,26 @@ How it works is told at the top of native/sketches/kll.hpp. Here: questions and 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercile.quantiles.sketch import questions
+from tercile.quantiles.sketch.any_sketch import AnySketch
 from tercile.quantiles.sketch.envelope import open_envelope, seal
-from tercile.quantiles.sketch.incoming import MOST_COUNT, NanPolicy
+from tercile.quantiles.sketch.incoming import NanPolicy
 from tercile.quantiles.sketch.questions import Floats
 
 VERSION = 1
 
 
-class AnyKLL(ABC):
+class AnyKLL(AnySketch):
     """What the KLL sketches of numbers, integers and strings share: they differ in their items only."""
 
     __slots__ = ("_native",)
+    _same = ("k",)
     _kind: ClassVar[bytes]
     _type: ClassVar[Any]
 
@@ -57,24 +59,8 @@ class AnyKLL(ABC):
     def update(self, values: Any, weights: ArrayLike | None = None, *, nan_policy: NanPolicy = "raise") -> None:
         """Put values in."""
 
-    def merge(self, other: Self) -> Self:
-        """Put in all that another sketch of the same k has seen; returns self. The other is left as it was.
-
-        Raises
-        ------
-        TypeError, ValueError : another kind of sketch, or another k.
-        """
-        if type(other) is not type(self):
-            raise TypeError(f"can only merge a {type(self).__name__}, got {type(other).__name__}")
-        if other.k != self.k:
-            raise ValueError(f"both sketches must have the same k, got {self.k} and {other.k}")
-        self._room_for(other.count)
+    def _merge(self, other: Self) -> None:
         self._native.merge(other._native)
-        return self
-
-    def __or__(self, other: Self) -> Self:
-        """A new sketch of what both have seen."""
-        return self.copy().merge(other)
 
     def copy(self) -> Self:
         """A sketch that goes on independently, in the same state of the random numbers."""
@@ -127,10 +113,6 @@ class AnyKLL(ABC):
         """The share of values at or below x, in the shape of x; ValueError when empty or x is NaN."""
         return self._answer_shares(self._ranks(x))
 
-    def cdf(self, points: Any) -> Floats:
-        """`rank` at each of the points, as an array."""
-        return np.atleast_1d(self._ranks(points))
-
     def rank_bounds(self, x: Any, confidence: float = 0.99) -> tuple[Any, Any]:
         """Two shares with the true rank of x between them at this confidence for any one x.
 
@@ -162,9 +144,6 @@ class AnyKLL(ABC):
         """
         return cls._wrap(cls._type.load(open_envelope(cls._kind, VERSION, cls.__name__, data)))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_bytes, (self.to_bytes(),)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(k={self.k}, count={self.count}, error_bound={self.error_bound:.4g})"
 
@@ -173,10 +152,6 @@ class AnyKLL(ABC):
         sketch = cls.__new__(cls)
         sketch._native = native
         return sketch
-
-    def _room_for(self, more: int) -> None:
-        if self.count + more > MOST_COUNT:
-            raise ValueError(f"the count must stay below {MOST_COUNT}, got {more} more on top of {self.count}")
 
     def _rank_error(self, confidence: float) -> float:
         count = self.count

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercile import _native
-from tercile.quantiles.sketch import incoming, questions
+from tercile.quantiles.sketch import questions
+from tercile.quantiles.sketch.any_sketch import RealSketch
 from tercile.quantiles.sketch.envelope import open_envelope, seal
-from tercile.quantiles.sketch.incoming import MOST_COUNT, NanPolicy
+from tercile.quantiles.sketch.incoming import MOST_COUNT
 from tercile.quantiles.sketch.questions import Floats
 
 _KIND, _VERSION = b"TDDS", 1
@@ -36,7 +37,7 @@ class _Bins:
     cumulative: Floats
 
 
-class DDSketch:
+class DDSketch(RealSketch):
     """A mergeable summary whose quantiles are right to a fixed share of their own value, always.
 
     Every number is counted in a bin about 2 * `accuracy` wide beside it, so the 0.9999-quantile of a latency is as
@@ -56,6 +57,7 @@ class DDSketch:
     True
     """
 
+    _same = ("accuracy",)
     __slots__ = ("_accuracy", "_apart", "_maximum", "_minimum", "_negative", "_positive")
 
     def __init__(self, accuracy: float = 0.01) -> None:
@@ -98,63 +100,21 @@ class DDSketch:
         weight = np.diff(bins.cumulative, prepend=0.0)
         return float(weight[wide].max(initial=0.0) / bins.cumulative[-1])
 
-    def update(self, values: Any, weights: ArrayLike | None = None, *, nan_policy: NanPolicy = "raise") -> None:
-        """Put values in.
+    def _feed(self, values: Floats, weights: Floats | None) -> None:
+        if values.size == 0:
+            return
+        self._see(float(values.min()), float(values.max()))
+        apart = _native.LogBins.update(self._positive, self._negative, values, weights)
+        self._apart = [mine + more for mine, more in zip(self._apart, apart)]
 
-        Parameters
-        ----------
-        values : numbers in any array that `KLL.update` takes; float64 is read where it lies.
-        weights : positive numbers of the same shape. nan_policy : "raise", or "omit" to leave NaN and nulls out.
-
-        Raises
-        ------
-        ValueError, TypeError : NaN (named by its index), weights that are not positive; nothing was put in.
-
-        Cost: reading the values once.
-        """
-        weight: Floats | None = None
-        if weights is None:
-            pieces = incoming.floats(values, nan_policy)
-        else:
-            flat, weight = incoming.weighted(values, weights, nan_policy, whole=False)
-            pieces = [flat]
-        more = float(sum(piece.size for piece in pieces) if weight is None else weight.sum())
-        if self.count + more > MOST_COUNT:
-            raise ValueError(f"the count must stay below {MOST_COUNT}, got {more} more")
-        for piece in pieces:
-            if piece.size == 0:
-                continue
-            flat = piece.astype(np.float64, copy=False)
-            self._see(float(flat.min()), float(flat.max()))
-            apart = _native.LogBins.update(self._positive, self._negative, flat, weight)
-            self._apart = [mine + more for mine, more in zip(self._apart, apart)]
-
-    def merge(self, other: Self) -> Self:
-        """Put in all that another of the same accuracy has seen; returns self. The other is left as it was.
-
-        Raises
-        ------
-        TypeError, ValueError : not a DDSketch, or of another accuracy.
-        """
-        if not isinstance(other, DDSketch):
-            raise TypeError(f"can only merge a DDSketch, got {type(other).__name__}")
-        if other.accuracy != self.accuracy:
-            raise ValueError(f"both sketches must have the same accuracy, got {self.accuracy} and {other.accuracy}")
+    def _merge(self, other: Self) -> None:
         if other.count == 0.0:
-            return self
-        if self.count + other.count > MOST_COUNT:
-            raise ValueError(f"merging would take the count past {MOST_COUNT}")
-        if other is self:
-            other = self.copy()
+            return
+        other = other.copy()
         self._see(other._minimum, other._maximum)
         self._positive.merge(other._positive)
         self._negative.merge(other._negative)
         self._apart = [mine + theirs for mine, theirs in zip(self._apart, other._apart)]
-        return self
-
-    def __or__(self, other: Self) -> Self:
-        """A new sketch of what both have seen."""
-        return self.copy().merge(other)
 
     def copy(self) -> Self:
         """A sketch that goes on independently."""
@@ -184,13 +144,6 @@ class DDSketch:
         found = np.where(levels <= 0.0, self._minimum, np.where(levels >= 1.0, self._maximum, found))
         return questions.as_answer(found)
 
-    def quantile_bounds(self, q: ArrayLike, confidence: float = 0.99) -> tuple[Any, Any]:
-        """Two values with the true q-quantile between them, always, whatever the confidence."""
-        questions.as_confidence(confidence)
-        levels, bins = questions.as_levels(q), self._bins()
-        low, high = (questions.least_reaching(levels, edge, bins.cumulative) for edge in (bins.low, bins.high))
-        return questions.as_answer(low), questions.as_answer(high)
-
     def rank(self, x: ArrayLike) -> Any:
         """The share of weight at or below x, in the shape of x; inside a bin taken to be spread evenly."""
         points, bins = questions.as_points(x), self._bins()
@@ -203,18 +156,6 @@ class DDSketch:
         share = (below[at] + (below[at + 1] - below[at]) * part) / below[-1]
         share = np.where(points < self._minimum, 0.0, np.where(points >= self._maximum, 1.0, share))
         return questions.as_answer(share)
-
-    def rank_bounds(self, x: ArrayLike, confidence: float = 0.99) -> tuple[Any, Any]:
-        """Two shares with the true rank of x between them, always, whatever the confidence."""
-        questions.as_confidence(confidence)
-        points, bins = questions.as_points(x), self._bins()
-        low = questions.share_at_or_below(points, bins.high, bins.cumulative)
-        high = questions.share_at_or_below(points, bins.low, bins.cumulative)
-        return questions.as_answer(low), questions.as_answer(high)
-
-    def cdf(self, points: ArrayLike) -> Floats:
-        """`rank` at each of the points, as an array."""
-        return np.atleast_1d(np.asarray(self.rank(points), dtype=np.float64))
 
     def to_bytes(self) -> bytes:
         """The whole state with a version and a checksum: 12 bytes for each bin in use."""
@@ -258,11 +199,18 @@ class DDSketch:
             raise ValueError("the bytes of the sketch are damaged: empty, but with a minimum")
         return sketch
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_bytes, (self.to_bytes(),)
-
     def __repr__(self) -> str:
         return f"DDSketch(accuracy={self._accuracy}, count={self.count:g})"
+
+    def _quantile_bounds(self, levels: Floats) -> tuple[Floats, Floats]:
+        bins = self._bins()
+        low, high = (questions.least_reaching(levels, edge, bins.cumulative) for edge in (bins.low, bins.high))
+        return low, high
+
+    def _rank_bounds(self, points: Floats) -> tuple[Floats, Floats]:
+        bins = self._bins()
+        low, high = (questions.share_at_or_below(points, edge, bins.cumulative) for edge in (bins.high, bins.low))
+        return low, high
 
     def _see(self, low: float, high: float) -> None:
         self._minimum = float(np.fmin(self._minimum, low))  # fmin: the NaN of an empty sketch gives way

@@ -8,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercile.quantiles.sketch import incoming, questions
+from tercile.quantiles.sketch import questions
+from tercile.quantiles.sketch.any_sketch import RealSketch
 from tercile.quantiles.sketch.envelope import open_envelope, seal
 from tercile.quantiles.sketch.incoming import MOST_COUNT, NanPolicy
 from tercile.quantiles.sketch.questions import Floats
@@ -45,7 +46,7 @@ def weighted_quantile(
     return exact.quantile(q)
 
 
-class Exact:
+class Exact(RealSketch):
     """A stream kept whole, behind the face of a sketch: what the others are compared with.
 
     Memory grows with the stream: 16 bytes a value.
@@ -83,35 +84,6 @@ class Exact:
         """Nothing is ever off: 0."""
         return 0.0
 
-    def update(self, values: Any, weights: ArrayLike | None = None, *, nan_policy: NanPolicy = "raise") -> None:
-        """Put values in.
-
-        Parameters
-        ----------
-        values, weights, nan_policy : as for `weighted_quantile`.
-
-        Raises
-        ------
-        ValueError, TypeError : NaN (named by its index), weights that are not positive; nothing was put in.
-        """
-        if weights is None:
-            flat = np.concatenate([np.empty(0), *incoming.floats(values, nan_policy)])
-            weight = np.ones(flat.size)
-        else:
-            flat, weight = incoming.weighted(values, weights, nan_policy, whole=False)
-        self._append(flat, weight)
-
-    def merge(self, other: Self) -> Self:
-        """Put in all that another has seen; returns self. TypeError when it is not an Exact."""
-        if not isinstance(other, Exact):
-            raise TypeError(f"can only merge an Exact, got {type(other).__name__}")
-        self._append(other._values, other._weights)
-        return self
-
-    def __or__(self, other: Self) -> Self:
-        """A new one of what both have seen."""
-        return self.copy().merge(other)
-
     def copy(self) -> Self:
         """One that goes on independently."""
         twin = type(self)()
@@ -122,24 +94,10 @@ class Exact:
         """The least value whose rank is at least q, in the shape of q; ValueError when empty or q is out of [0, 1]."""
         return questions.as_answer(questions.least_reaching(questions.as_levels(q), *self._view()))
 
-    def quantile_bounds(self, q: ArrayLike, confidence: float = 0.99) -> tuple[Any, Any]:
-        """The quantile, twice."""
-        questions.as_confidence(confidence)
-        return self.quantile(q), self.quantile(q)
-
     def rank(self, x: ArrayLike) -> Any:
         """The share of weight at or below x, in the shape of x; ValueError when empty or x is NaN."""
         points = questions.as_points(x)
         return questions.as_answer(questions.share_at_or_below(points, *self._view()))
-
-    def rank_bounds(self, x: ArrayLike, confidence: float = 0.99) -> tuple[Any, Any]:
-        """The rank, twice."""
-        questions.as_confidence(confidence)
-        return self.rank(x), self.rank(x)
-
-    def cdf(self, points: ArrayLike) -> Floats:
-        """`rank` at each of the points, as an array."""
-        return np.atleast_1d(np.asarray(self.rank(points), dtype=np.float64))
 
     def to_bytes(self) -> bytes:
         """All values and weights with a version and a checksum."""
@@ -158,20 +116,26 @@ class Exact:
         values, weights = np.frombuffer(body, "<f8", offset=8).reshape(2, size)
         if np.isnan(values).any() or not ((weights > 0.0) & (weights <= MOST_COUNT)).all():
             raise ValueError("the bytes of the sketch are damaged: NaN, or a weight that is not positive")
-        exact._append(values, weights)
+        exact._feed(values, weights)
         return exact
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_bytes, (self.to_bytes(),)
 
     def __repr__(self) -> str:
         return f"Exact(count={self.count:g})"
 
-    def _append(self, values: Floats, weights: Floats) -> None:
-        if self.count + weights.sum() > MOST_COUNT:
-            raise ValueError(f"the count must stay below {MOST_COUNT}, got {weights.sum():g} more")
+    def _feed(self, values: Floats, weights: Floats | None) -> None:
         self._values = np.concatenate([self._values, values])
-        self._weights = np.concatenate([self._weights, weights])
+        self._weights = np.concatenate([self._weights, np.ones(values.size) if weights is None else weights])
+
+    def _merge(self, other: Self) -> None:
+        self._feed(other._values, other._weights)
+
+    def _quantile_bounds(self, levels: Floats) -> tuple[Floats, Floats]:
+        exact = questions.least_reaching(levels, *self._view())
+        return exact, exact
+
+    def _rank_bounds(self, points: Floats) -> tuple[Floats, Floats]:
+        exact = questions.share_at_or_below(points, *self._view())
+        return exact, exact
 
     def _view(self) -> tuple[Floats, Floats]:
         if self._values.size == 0:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercile import _native
-from tercile.quantiles.sketch import incoming, questions
+from tercile.quantiles.sketch import questions
+from tercile.quantiles.sketch.any_sketch import RealSketch
 from tercile.quantiles.sketch.envelope import open_envelope, seal
-from tercile.quantiles.sketch.incoming import MOST_COUNT, NanPolicy
+from tercile.quantiles.sketch.incoming import MOST_COUNT
 from tercile.quantiles.sketch.questions import Floats
 
 _KIND, _VERSION = b"TTDG", 1
@@ -23,13 +24,13 @@ _MEAN, _WEIGHT, _LOW, _HIGH = range(4)
 _FAMILY, _EMPTY, _SINGLE = 20, 1, 2
 
 
-class TDigest:
+class TDigest(RealSketch):
     """A mergeable summary by centroids, finest at both ends.
 
     Parameters
     ----------
-    compression : 10 to 65535; from one to about two times as many centroids are kept. At 200 the median of smooth data is
-        off by some 0.1% of the count, the 0.9999-quantile by some 0.001%.
+    compression : 10 to 65535; up to about twice as many centroids are kept. At 200 the median of smooth data is off by
+        some 0.1% of the count, the 0.9999-quantile by some 0.001%.
 
     An estimate interpolates between centroids; nothing can be promised for it, as data may lie anyhow between them.
     The bounds (`quantile_bounds`, `rank_bounds`, `error_bound`) hold always: they come from the least and largest value
@@ -45,6 +46,7 @@ class TDigest:
     True
     """
 
+    _same = ("compression",)
     __slots__ = ("_native",)
 
     def __init__(self, compression: float = 200) -> None:
@@ -91,53 +93,11 @@ class TDigest:
         low, high = self.rank_bounds(points)
         return float((high - low).max())
 
-    def update(self, values: Any, weights: ArrayLike | None = None, *, nan_policy: NanPolicy = "raise") -> None:
-        """Put values in.
+    def _feed(self, values: Floats, weights: Floats | None) -> None:
+        self._native.update(values, weights)
 
-        Parameters
-        ----------
-        values : numbers in any array that `KLL.update` takes; float64 is read where it lies.
-        weights : positive numbers of the same shape. nan_policy : "raise", or "omit" to leave NaN and nulls out.
-
-        Raises
-        ------
-        ValueError, TypeError : NaN (named by its index), weights that are not positive; nothing was put in.
-
-        Cost: a sort of each 8,192 values.
-        """
-        weight: Floats | None = None
-        if weights is None:
-            pieces = incoming.floats(values, nan_policy)
-        else:
-            flat, weight = incoming.weighted(values, weights, nan_policy, whole=False)
-            pieces = [flat]
-        more = float(sum(piece.size for piece in pieces) if weight is None else weight.sum())
-        if self.count + more > MOST_COUNT:
-            raise ValueError(f"the count must stay below {MOST_COUNT}, got {more} more")
-        for piece in pieces:
-            self._native.update(piece.astype(np.float64, copy=False), weight)
-
-    def merge(self, other: Self) -> Self:
-        """Put in all that another of the same compression has seen; returns self. The other is left as it was.
-
-        Raises
-        ------
-        TypeError, ValueError : not a TDigest, or of another compression.
-        """
-        if not isinstance(other, TDigest):
-            raise TypeError(f"can only merge a TDigest, got {type(other).__name__}")
-        if other.compression != self.compression:
-            raise ValueError(
-                f"both sketches must have the same compression, got {self.compression} and {other.compression}"
-            )
-        if self.count + other.count > MOST_COUNT:
-            raise ValueError(f"merging would take the count past {MOST_COUNT}")
+    def _merge(self, other: Self) -> None:
         self._native.merge(other._native)
-        return self
-
-    def __or__(self, other: Self) -> Self:
-        """A new digest of what both have seen."""
-        return self.copy().merge(other)
 
     def copy(self) -> Self:
         """A digest that goes on independently."""
@@ -166,12 +126,6 @@ class TDigest:
         found = np.clip(found, *self._quantile_bounds(levels))
         return questions.as_answer(found)
 
-    def quantile_bounds(self, q: ArrayLike, confidence: float = 0.99) -> tuple[Any, Any]:
-        """Two values with the true q-quantile between them, always, whatever the confidence."""
-        questions.as_confidence(confidence)
-        low, high = self._quantile_bounds(questions.as_levels(q))
-        return questions.as_answer(low), questions.as_answer(high)
-
     def rank(self, x: ArrayLike) -> Any:
         """An estimate of the share of weight at or below x, in the shape of x; ValueError when x is NaN."""
         points = questions.as_points(x)
@@ -179,16 +133,6 @@ class TDigest:
         at = np.clip(np.searchsorted(value, points, side="right"), 1, value.size - 1)
         found = _between(points, value[at - 1], value[at], weight[at - 1], weight[at]) / weight[-1]
         return questions.as_answer(np.clip(found, *self._rank_bounds(points)))
-
-    def rank_bounds(self, x: ArrayLike, confidence: float = 0.99) -> tuple[Any, Any]:
-        """Two shares with the true rank of x between them, always, whatever the confidence."""
-        questions.as_confidence(confidence)
-        low, high = self._rank_bounds(questions.as_points(x))
-        return questions.as_answer(low), questions.as_answer(high)
-
-    def cdf(self, points: ArrayLike) -> Floats:
-        """`rank` at each of the points, as an array."""
-        return np.atleast_1d(np.asarray(self.rank(points), dtype=np.float64))
 
     def to_bytes(self) -> bytes:
         """The whole state with a version and a checksum: 32 bytes a centroid."""
@@ -264,9 +208,6 @@ class TDigest:
         digest.update(waiting)
         return digest
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_bytes, (self.to_bytes(),)
-
     def __repr__(self) -> str:
         return f"TDigest(compression={self.compression:g}, count={self.count:g})"
 
@@ -317,22 +258,17 @@ class TDigest:
         return np.concatenate(([0.0], weight, [end[-1]])), np.concatenate(([low], value, [high]))
 
     def _quantile_bounds(self, levels: Floats) -> tuple[Floats, Floats]:
-        rows = self._filled()
-        found = []
-        for side in (_LOW, _HIGH):
-            order = np.argsort(rows[:, side], kind="stable")
-            cumulative = np.cumsum(rows[order, _WEIGHT])
-            found.append(questions.least_reaching(levels, rows[order, side], cumulative))
-        return found[0], found[1]
+        return questions.least_reaching(levels, *self._side(_LOW)), questions.least_reaching(levels, *self._side(_HIGH))
 
     def _rank_bounds(self, points: Floats) -> tuple[Floats, Floats]:
+        low = questions.share_at_or_below(points, *self._side(_HIGH))
+        return low, questions.share_at_or_below(points, *self._side(_LOW))
+
+    def _side(self, side: int) -> tuple[Floats, Floats]:
+        """One end of every span in order, and the weight of all spans up to and including each."""
         rows = self._filled()
-        found = []
-        for side in (_HIGH, _LOW):
-            order = np.argsort(rows[:, side], kind="stable")
-            cumulative = np.cumsum(rows[order, _WEIGHT])
-            found.append(questions.share_at_or_below(points, rows[order, side], cumulative))
-        return found[0], found[1]
+        order = np.argsort(rows[:, side], kind="stable")
+        return rows[order, side], np.cumsum(rows[order, _WEIGHT])
 
 
 def _between(x: Floats, x0: Floats, x1: Floats, y0: Floats, y1: Floats) -> Floats:
