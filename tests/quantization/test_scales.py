@@ -8,7 +8,7 @@ import pytest
 
 from tercile.quantization import scales
 
-SPELLINGS = [*scales.NAMED, "k1", "k4", "k6", "k8", "k6x1", "k6x3", "k4x100"]
+SPELLINGS = [*scales.NAMED, "k1", "k4", "k6", "k8", "k6x1", "k6x3", "k4x100", "s3", "s1x5", "s5x100"]
 RNG = np.random.default_rng(7)
 ORDINARY = np.exp(RNG.normal(-5, 1, size=(6, 13))).astype(np.float32)
 
@@ -45,6 +45,18 @@ def test_under_a_super_scale_the_error_is_half_a_step_of_the_largest_in_the_span
         assert (np.abs(found[start : start + form.span] - piece) <= step * (0.5 + 0.04)).all()
 
 
+@pytest.mark.parametrize("spelling", ["s3", "s4x3", "s5x100"])
+def test_shifted_scales_differ_by_powers_of_two_within_a_span_and_are_the_nearest_of_these(spelling: str) -> None:
+    form, loaded = scales.parse(spelling), stored(spelling, ORDINARY).reshape(-1)
+    for start in range(0, ORDINARY.size, form.span):
+        piece, found = ORDINARY.reshape(-1)[start : start + form.span], loaded[start : start + form.span]
+        shifts = np.log2(found.max() / found)
+        assert np.array_equal(shifts, np.round(shifts)) and shifts.max() <= 2**form.bits - 2
+        deepest = found.max() * 2.0 ** -(2**form.bits - 2)
+        near = (piece > 0.7 * deepest) & (piece > 0)
+        assert (np.abs(np.log2(found / piece))[near] <= 0.5 + 1e-3).all()
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_storing_what_was_loaded_changes_little_or_nothing(spelling: str) -> None:
     once = stored(spelling, ORDINARY)
@@ -74,13 +86,13 @@ def test_a_row_of_tiny_scales_beside_a_large_one_becomes_zero_and_not_nan() -> N
     assert stored("k6", scale)[0, [1, 3, 4]].tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("spelling", ["f16", "k6"])
+@pytest.mark.parametrize("spelling", ["f16", "k6", "s3"])
 def test_what_does_not_fit_float16_is_refused_by_name(spelling: str) -> None:
     with pytest.raises(ValueError, match=rf"1e\+07 does not fit {spelling}.*bf16"):
         scales.parse(spelling).store(np.full((2, 2), 1e7, dtype=np.float32))
 
 
-@pytest.mark.parametrize("spelling", ["e8m0", "e4m3", "k6"])
+@pytest.mark.parametrize("spelling", ["e8m0", "e4m3", "k6", "s3"])
 def test_unsigned_formats_refuse_negative_scales(spelling: str) -> None:
     with pytest.raises(ValueError, match=f"{spelling} scales cannot be negative, got -1"):
         scales.parse(spelling).store(np.float32([[1, -1]]))
@@ -100,7 +112,8 @@ def test_e4m3_bytes_are_those_of_ml_dtypes_under_a_power_of_two() -> None:
 
 
 @pytest.mark.parametrize(
-    "spelling, message", [("f64", "there are f32, f16, bf16, e8m0, e4m3, k6"), ("k9", "1 to 8"), ("k6x0", "at least 1")]
+    "spelling, message", [("f64", "there are f32, f16, bf16, e8m0, e4m3, k6"), ("k9", "1 to 8"), ("k6x0", "at least 1"),
+     ("s9", "1 to 5"), ("s3x0", "at least 1")]
 )
 def test_unknown_formats_are_named(spelling: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -41,7 +41,7 @@ SIZES: dict[str, dict[str, int | float | str]] = {
 }
 SEEDS = (0, 1, 2)
 BITS = 3
-SHIFTS = (1, 5, 10, 20, 30, 40, 50, 100, 200, 500, 1000)
+SHIFTS = (*range(1, 17), 20, 24, 30, 40, 50, 70, 100, 200, 500, 1000)
 RULE = (
     Check("accuracy", at_least="baseline_accuracy + 0.5 * (float_accuracy - baseline_accuracy)", quick=False),
     Check("kl", at_most="0.5 * baseline_kl", quick=False),

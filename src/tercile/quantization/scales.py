@@ -161,6 +161,57 @@ class SuperScale:
         return (codes * np.repeat(arrays["super"].astype(np.float32), self.span)[:count]).reshape(blocks)
 
 
+@dataclass(frozen=True)
+class Shifted:
+    """Scales as the largest of `span` neighbours, float16, shifted down by 0 to 2^bits - 2; the last code stands for 0.
+
+    What is scaled by different scales of one span differs by a shift only, so that a kernel brings all of it to one
+    scale without a product: the second constraint of Wu, Yao, He (2023), "ZeroQuant-FP", arXiv:2307.09782; the first,
+    powers of two throughout, is `PowerOfTwo`. Neighbours are counted row after row, as in `SuperScale`.
+    """
+
+    bits: int = 3
+    span: int = 8
+    signed: bool = False
+    elementwise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in range(1, 6) or self.span < 1:
+            raise ValueError(f"no scale format is s{self.bits}x{self.span}; bits are 1 to 5 and the span is at least 1")
+
+    @property
+    def spelling(self) -> str:
+        return f"s{self.bits}" if self.span == 8 else f"s{self.bits}x{self.span}"
+
+    def nbytes(self, blocks: tuple[int, int]) -> int:
+        count = blocks[0] * blocks[1]
+        return 4 * words_per_row(count, unsigned(self.bits)) + 2 * -(-count // self.span)
+
+    def store(self, scale: np.ndarray) -> Arrays:
+        _refuse_negative(scale, self.spelling)
+        flat = scale.reshape(-1)
+        largest = np.maximum.reduceat(flat, np.arange(0, flat.size, self.span))
+        if largest.size and float(largest.max()) > 65504:
+            size = float(largest.max())
+            raise ValueError(f"a scale of {size:.4g} does not fit {self.spelling}; use bf16 or f32 scales")
+        top = largest.astype(np.float16)
+        # One that would vanish is kept at float16's smallest number.
+        top = np.where((top == 0) & (largest > 0), np.nextafter(np.float16(0), np.float16(1)), top)
+        spread = np.repeat(top.astype(np.float32), self.span)[: flat.size]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shift = np.log2(spread / flat)
+        zero = (1 << self.bits) - 1
+        shift = np.where(flat > 0, np.clip(np.round(np.where(flat > 0, shift, 0)), 0, zero - 1), zero)
+        return {"scale": pack(shift.astype(np.uint8)[None], unsigned(self.bits)), "super": top}
+
+    def load(self, arrays: Arrays, blocks: tuple[int, int]) -> np.ndarray:
+        count = blocks[0] * blocks[1]
+        shift = unpack(arrays["scale"], count, unsigned(self.bits))[0].astype(np.int32)
+        spread = np.repeat(arrays["super"].astype(np.float32), self.span)[:count]
+        scale = np.where(shift < (1 << self.bits) - 1, np.ldexp(spread, -shift), 0)
+        return scale.astype(np.float32).reshape(blocks)
+
+
 #: Formats without parameters, by spelling.
 NAMED: dict[str, ScaleFormat] = {
     "f32": Plain("f32", np.dtype(np.float32)),
@@ -185,7 +236,10 @@ def parse(spelling: str) -> ScaleFormat:
         return NAMED[spelling]
     if match := re.fullmatch(r"k([0-9])(?:x([0-9]+))?", spelling):
         return SuperScale(int(match[1]), int(match[2] or 8))
-    raise ValueError(f"no scale format is called {spelling!r}; there are {', '.join(NAMED)}, k6, k4x16 and the like")
+    if match := re.fullmatch(r"s([0-9])(?:x([0-9]+))?", spelling):
+        return Shifted(int(match[1]), int(match[2] or 8))
+    named = ", ".join(NAMED)
+    raise ValueError(f"no scale format is called {spelling!r}; there are {named}, k6, k4x16, s3, s3x16 and the like")
 
 
 def _refuse_negative(scale: np.ndarray, spelling: str) -> None:

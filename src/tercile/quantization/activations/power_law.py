@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from tercile.quantization.families import Family
 from tercile.quantization.grids import Grid, adaptive_logarithmic
 from tercile.quantization.scales import NAMED
 from tercile.quantization.scheme import Scheme
+
+AnyQuantizer = TypeVar("AnyQuantizer", bound=Quantizer)
 
 #: Smallest value of GELU: what is added before a logarithm is taken.
 GELU_SHIFT = 0.17
@@ -91,7 +93,7 @@ def on_grid(grid: Grid, scale: float = 1.0, offset: float = 0.0) -> Static:
     return Static(Scheme(grid, tensor(), NAMED["f32"]), torch.tensor([scale]), torch.tensor([offset]))
 
 
-def best_of(quantizers: Iterable[Static], left: torch.Tensor, right: torch.Tensor) -> Static:
+def best_of(quantizers: Iterable[AnyQuantizer], left: torch.Tensor, right: torch.Tensor) -> AnyQuantizer:
     """The quantizer of left that changes left @ right least."""
     return min(quantizers, key=lambda quantizer: product_error(quantizer, left, right))
 

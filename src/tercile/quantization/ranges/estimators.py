@@ -17,7 +17,7 @@ from tercile import _native
 from tercile.quantization.blocks import as_matrix
 from tercile.quantization.grids import Trellis
 from tercile.quantization.ranges.matching import matched
-from tercile.quantization.scales import PowerOfTwo
+from tercile.quantization.scales import PowerOfTwo, Shifted
 from tercile.quantization.scheme import Ranges, Scheme
 
 # Lower and upper end of each row of a stack of blocks.
@@ -192,6 +192,8 @@ def _settled(
     block: np.ndarray, weight: np.ndarray, scale: np.ndarray, offset: np.ndarray, scheme: Scheme
 ) -> np.ndarray:
     """The scale, or its half or double in part, whichever is best once it is stored: powers of two lie far apart."""
+    if isinstance(scheme.scale_format, Shifted):
+        return _shifted(block, weight, scale, offset, scheme, scheme.scale_format.span)
     if not isinstance(scheme.scale_format, PowerOfTwo):
         return scale
     tried = scale[:, None] * np.array([1, 2**-0.5, 2**0.5], dtype=np.float32)
@@ -199,6 +201,32 @@ def _settled(
     error = np.empty(tried.shape, dtype=np.float32)
     _native.range_errors(block, weight, stored.scale, stored.offset, scheme.scalar_grid.native, error)
     return np.take_along_axis(stored.scale, error.argmin(axis=1)[:, None], axis=1)[:, 0]
+
+
+def _shifted(
+    block: np.ndarray, weight: np.ndarray, scale: np.ndarray, offset: np.ndarray, scheme: Scheme, span: int
+) -> np.ndarray:
+    """Scales that differ by whole shifts within a span: the base, and each shift up or down, of least error."""
+    starts = np.arange(0, len(scale), span)
+    spans = np.arange(len(scale)) // span
+    largest = np.maximum.reduceat(scale, starts)
+    bases = largest[:, None] * np.exp2(np.linspace(-0.5, 0.5, 9, dtype=np.float32))
+    bases = np.where(largest[:, None] > 0, bases, 1).astype(np.float16).astype(np.float32)[spans]
+    with np.errstate(divide="ignore"):
+        depth = np.log2(bases / scale[:, None])
+    depth[scale == 0] = 0
+    pair = np.stack([np.floor(depth), np.ceil(depth)], axis=2)
+    tried = np.where((scale > 0)[:, None, None], bases[:, :, None] * np.exp2(-pair), 0).astype(np.float32)
+    tried = tried.reshape(len(scale), -1)
+    error = np.empty(tried.shape, dtype=np.float32)
+    _native.range_errors(
+        block, weight, tried, np.repeat(offset[:, None], tried.shape[1], axis=1), scheme.grid.native, error
+    )
+    pairs = error.reshape(len(scale), -1, 2)
+    base = np.add.reduceat(pairs.min(axis=2), starts, axis=0).argmin(axis=1)[spans]
+    rows = np.arange(len(scale))
+    best: np.ndarray = tried.reshape(pairs.shape)[rows, base, pairs[rows, base].argmin(axis=1)]
+    return best
 
 
 def _to_scale(low: np.ndarray, high: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
