@@ -274,6 +274,14 @@ def picture(document: dict[str, Any], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
+def from_file(file: Path | None, rows: int, repeats: int, accuracies: list[int]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = file or Path(folder, "latency.parquet")
+        if not path.exists():
+            make_file(path, rows, SEED)
+        return tables(path, max(1, repeats - 2), accuracies)
+
+
 def peers() -> str:
     from importlib.metadata import version
 
@@ -285,33 +293,42 @@ def main() -> None:
     parser.add_argument("--values", type=int, default=10_000_000)
     parser.add_argument("--tail-values", type=int, default=2_000_000)
     parser.add_argument("--rows", type=int, default=50_000_000, help="0 leaves the Parquet file out")
+    parser.add_argument(
+        "--only", nargs="+", help="kll, tails, channels, tables: measure these, keep the others as they are"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--k", type=int, nargs="+", default=[8000, 50_000], help="of the sketches of the file")
     parser.add_argument("--file", type=Path, help="a Parquet file with region and latency, made when it is not there")
     parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    rng = np.random.default_rng(SEED)
     shown = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     about = {
         "seed": SEED, "commit": shown.stdout.strip(), "repeats": arguments.repeats, "values": arguments.values,
         "tail values": arguments.tail_values, "rows": arguments.rows, "peers": peers(),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
     }  # fmt: skip
-    document: dict[str, Any] = {"about": about}
-    document["kll"] = kll(rng.standard_normal(arguments.values), arguments.repeats)
-    document["tails"] = tails(rng.lognormal(0.0, 1.5, arguments.tail_values), arguments.repeats)
-    document["channels"] = channels(arguments.repeats)
-    if arguments.rows:
-        with tempfile.TemporaryDirectory() as folder:
-            path = arguments.file or Path(folder, "latency.parquet")
-            if not path.exists():
-                make_file(path, arguments.rows, SEED)
-            document["tables"] = tables(path, max(1, arguments.repeats - 2), arguments.k)
+    document: dict[str, Any] = {}
+    if arguments.only and (arguments.out / "quantiles.json").exists():
+        document = json.loads((arguments.out / "quantiles.json").read_text())
+    document["about"] = about
+    normals = np.random.default_rng(SEED)
+    sections: dict[str, Callable[[], Any]] = {
+        "kll": lambda: kll(normals.standard_normal(arguments.values), arguments.repeats),
+        "tails": lambda: tails(
+            np.random.default_rng(SEED).lognormal(0.0, 1.5, arguments.tail_values), arguments.repeats
+        ),
+        "channels": lambda: channels(arguments.repeats),
+        "tables": lambda: from_file(arguments.file, arguments.rows, arguments.repeats, arguments.k),
+    }
+    for name, measure in sections.items():
+        if name in (arguments.only or sections) and (name != "tables" or arguments.rows):
+            document[name] = measure()
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "quantiles.json").write_text(json.dumps(document, indent=1) + "\n")
-    (arguments.out / "quantiles.md").write_text(text(document))
-    picture(document, arguments.out / "quantiles.svg")
-    print(text(document))
+    if document.keys() >= {"kll", "tails", "channels"}:
+        (arguments.out / "quantiles.md").write_text(text(document))
+        picture(document, arguments.out / "quantiles.svg")
+        print(text(document))
 
 
 if __name__ == "__main__":
