@@ -3,12 +3,15 @@
 from tercile.quantization.transforms.batch_norms import fold_batch_norms
 from tercile.quantization.transforms.equalization import equalize_layers
 from tercile.quantization.transforms.norms import fold_norms
+from tercile.quantization.transforms.outlier_branch import Branched, absorb
 from tercile.quantization.transforms.reparameterisation import mean, median, reparameterise_norms
 from tercile.quantization.transforms.rewrite import Rewrite
 from tercile.quantization.transforms.smoothing import balance, emphasis, smooth
 
 __all__ = [
+    "Branched",
     "Rewrite",
+    "absorb",
     "balance",
     "emphasis",
     "equalize_layers",
