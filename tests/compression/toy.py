@@ -67,3 +67,18 @@ def rounded_more():
 
 def narrow():
     return nn.Sequential(nn.Linear(64, 4)), prepare
+
+
+class Frozen(nn.Module):
+    """A model that breaks the chain of gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        return torch.from_numpy(self.inner(x).detach().numpy())
+
+
+def build_without_gradients():
+    return Frozen(), prepare

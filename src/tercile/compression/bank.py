@@ -66,7 +66,7 @@ class Bank:
         layer, module
             Its name and itself: linear, convolution or embedding.
         statistics
-            Of its inputs; without them (embeddings, layers that never ran) weights are rounded to nearest.
+            Of its inputs, or of the gradients of an embedding's outputs; without them weights are rounded to nearest.
         seen
             For an embedding: how often each row was read.
         """
@@ -84,7 +84,9 @@ class Bank:
                 reads = np.ones(len(squared)) if seen is None else seen + 1.0
                 error = float(squared @ reads / reads.sum())
             else:
-                q = coordinate_descent(weight, gptq(weight, statistics, scheme), statistics)
+                q = gptq(weight, statistics, scheme)
+                if not isinstance(module, torch.nn.Embedding):  # a table is too long to go over it again
+                    q = coordinate_descent(weight, q, statistics)
                 error = output_error(weight, q, statistics)
                 if bias is not None:
                     change = bias_correction(weight, q, statistics)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from tercile.compression.bank import Bank, Candidate, Stored
-from tercile.compression.batches import cut
+from tercile.compression.batches import Batch, cut
 from tercile.compression.certificate import CERTIFICATE, NotCertified, file_digest, make_certificate, step_record
 from tercile.compression.details import DETAILS, make_details
 from tercile.compression.package import WEIGHTS, save_package
@@ -38,11 +38,17 @@ from tercile.quantiles.certificate import quantile_upper_bound, upper_bound, wal
 from tercile.quantization.allocation import pareto_ladder
 from tercile.quantization.calibration import collect, count_rows
 from tercile.quantization.families import Family, describe
+from tercile.quantization.output_gradients import gradient_statistics
+from tercile.quantization.statistics import Statistics
 
 Progress = Callable[[str, int, int | None], None]
 
+# Units by whose gradients it is measured what an embedding table's rounding costs.
+FELT_BY = 192
 # Where the walk comes down to the rung that the selection data point at: this many rungs before it.
 APPROACH = (4, 1)
+# Before repaired rungs, which lie beyond the frontier, one is enough.
+APPROACH_REPAIRED = (1,)
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def compress(
             "torch": [torch.__version__, torch.get_num_threads()],
         },
     )
-    bank = _solve(source, family, chosen, settings, workspace, tell)
+    bank = _solve(source, family, task, chosen, settings, workspace, tell)
     layers = list(bank.offered)
     original_bytes = source.nbytes
     kept_bytes = original_bytes - sum(_stored_bytes(source, layer) for layer in layers)
@@ -198,6 +204,8 @@ def compress(
         source, task, family, chosen, table, ladder, stored, selection_losses, steps, losses[rung], kept_bytes, rung
     )
     details["repair"] = {"rungs": list(mended), "left_out": unrepaired}
+    for number, one in mended.items():
+        details["ladder"][number]["repaired_from"] = one.rung
     original = {"source": label or source.spec, "weights_sha256": weights, "nbytes": original_bytes}
 
     def certify(small: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +235,8 @@ def walk_rungs(frontier: int, count: int, repaired: Sequence[int] = ()) -> list[
     The order is settled before the certification data are looked at, and the walk ends at the first rung that fails, so
     the long tail costs nothing unless the selection data were unlucky.
     """
-    before = {0} | {frontier - step for step in APPROACH if frontier >= step}
+    approach = APPROACH_REPAIRED if repaired else APPROACH
+    before = {0} | {frontier - step for step in approach if frontier >= step}
     if repaired:
         return [*sorted(before), *repaired]
     return sorted(before | set(range(max(frontier, 0), count)))
@@ -258,6 +267,17 @@ def check_memory(source: Source, available: int | None = None) -> None:
             f"compressing {source.spec!r} takes about {needed / 2**30:.1f} GiB more memory and "
             f"{available / 2**30:.1f} GiB are free; close other programs or use a larger machine"
         )
+
+
+def _felt(source: Source, task: Task, tables: Sequence[str], batches: Sequence[Batch]) -> dict[str, Statistics]:
+    """How the task's outputs feel changes of what embedding tables give; empty where torch can't differentiate them."""
+    wanted = max(1, round(len(batches) * FELT_BY / sum(len(batch.at) for batch in batches)))
+    few = batches[:: max(1, len(batches) // wanted)]
+    keep = None if batches[0].keep is None else lambda batch: batch.keep
+    try:
+        return gradient_statistics(source.module, list(tables), few, task.outputs, keep=keep)
+    except RuntimeError:
+        return {}
 
 
 def free_bytes() -> int | None:
@@ -303,7 +323,13 @@ def _select(data: Any, settings: Settings, column: str | None, label_column: str
 
 
 def _solve(
-    source: Source, family: Family, chosen: Selection, settings: Settings, workspace: Workspace, tell: Progress
+    source: Source,
+    family: Family,
+    task: Task,
+    chosen: Selection,
+    settings: Settings,
+    workspace: Workspace,
+    tell: Progress,
 ) -> Bank:
     """Calibrates block by block and stores every layer of a block under every scheme while its statistics are there."""
     layers = {layer.name: layer for layer in family.layers if settings.offered(layer)}
@@ -332,10 +358,12 @@ def _solve(
                 for name, seen in statistics.items():
                     # A head that shares the word table's weight is how that table's rounding is felt most.
                     solve(shared.get(name, name), seen, None)
-        tables = [name for name in left if not bank.holds(name)]
+    tables = [name for name in left if not bank.holds(name)]
+    felt = _felt(source, task, tables, batches) if tables else {}
+    with torch.inference_mode():
         rows = count_rows(source.module, family, batches, forward=run, keep=keep) if tables else {}
         for name in tables:
-            solve(name, None, rows.get(name))
+            solve(name, felt.get(name), rows.get(name))
     return bank
 
 

@@ -16,7 +16,7 @@ from tercile.filters.data.example import Example
 from tercile.quantization.allocation import SensitivityTable
 
 # Units that a layer's loss is measured on. Losses of layers are compared with each other, so few are enough.
-UNITS = 64
+UNITS = 48
 # A layer that the loss does not feel is still used by somebody: it keeps at least these bits.
 LEAST_BITS_UNFELT = 4.0
 
@@ -39,7 +39,7 @@ def measure_sensitivity(
 
     Notes
     -----
-    Costs one run of the model on 64 examples for each layer.
+    Costs one run of the model on 48 examples for each layer.
     """
     scorer = Scorer(source, replace(task, losses=task.smooth), examples[:UNITS])
     schemes = tuple(dict.fromkeys(scheme for layer in layers for scheme in bank.offered[layer]))

@@ -121,7 +121,7 @@ def _print_ladder(console: Console, certificate: Row, ladder: Sequence[Row]) -> 
     ]
     for rung in shown:
         table.add_row(
-            str(rung["rung"]),
+            str(rung["rung"]) if "repaired_from" not in rung else f"{rung['repaired_from']}, repaired",
             wording.size(rung["nbytes"]),
             *(_loss(rung[key]) for key in ("predicted_loss", "selection_loss", "risk")),
             "" if rung["bound"] is None else wording.bound(rung["bound"]),

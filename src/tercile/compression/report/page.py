@@ -121,6 +121,7 @@ def _context(certificate: Mapping[str, Any], details: Mapping[str, Any]) -> dict
         "went": went,
         "stopped": stopped,
         "rungs": [{**rung, "p_value": steps.get(rung["rung"], {}).get("p_value")} for rung in details["ladder"]],
+        "repaired": details.get("repair", {}).get("rungs", []),
         "worst": [unit for unit in details["worst"] if unit["loss"] > 0],
         "chosen_nbytes": steps[certificate["rung"]]["nbytes"],
         "losses": losses,
