@@ -199,3 +199,9 @@ def test_every_instruction_set_gives_the_same_bits():
 def test_what_integers_cannot_do_is_named(model, named):
     with pytest.raises(ValueError, match=named):
         network_steps(model)
+
+
+def test_a_network_that_does_not_end_in_a_linear_layer_is_refused():
+    network = RoundedNetwork(nn.Sequential(nn.Conv2d(1, 2, 3)).eval()).watch(torch.rand(4, 1, 5, 5))
+    with pytest.raises(ValueError, match="must end in a linear"):
+        integer_network(network, (5, 5))

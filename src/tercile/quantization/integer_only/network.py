@@ -7,21 +7,15 @@ sums and biases int32; a sum comes back to eight bits by a fixed-point multiplic
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tercile import _native
-from tercile.quantization.integer_only.fixed_point import NARROW, FixedPoint, fixed_point, multiply
-
-if TYPE_CHECKING:
-    from tercile.quantization.training.fake_quantize import RoundedLayer, RoundedNetwork
+from tercile.quantization.integer_only.fixed_point import FixedPoint, multiply
 
 _LANES = 32  # filters are filled up with zeros to a multiple of this
-_LARGEST_FILTER = (2**31 - 1) // (255 * 128) // 2  # products that surely fit an int32, with half of it for the bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,123 +196,3 @@ def _mean(step: Mean, x: np.ndarray) -> np.ndarray:
     sums = x.sum(axis=(1, 2), dtype=np.int64) - places * step.zero_in
     codes = np.clip(step.zero_out + multiply(sums, step.factor), 0, step.high).astype(np.uint8)
     return codes[:, None, None]
-
-
-def integer_network(rounded: RoundedNetwork, size: tuple[int, int]) -> IntegerNetwork:
-    """The integers that a network trained, or calibrated, with rounding stands for.
-
-    Parameters
-    ----------
-    rounded
-        Its pictures must be bytes (8-bit inputs for the first layer), all values at most 8 bits.
-    size
-        Height and width of the pictures; the network reads no others.
-
-    Returns
-    -------
-    IntegerNetwork. Its logits, times `logit_scale`, are those of `rounded` but for rare roundings: a sum that float32
-    and integers put on either side of a half.
-
-    Raises
-    ------
-    ValueError
-        If the pictures are not bytes, or a filter is so long that sums could overflow.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from tercile.quantization.training.fake_quantize import RoundedNetwork
-    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 3))
-    >>> pictures = torch.randint(0, 256, (50, 1, 4, 4), dtype=torch.uint8)
-    >>> rounded = RoundedNetwork(model).watch(pictures / 255)
-    >>> network = integer_network(rounded, (4, 4))
-    Traceback (most recent call last):
-    ValueError: 2 reads 2 x 2 places at once: put a mean, or a convolution, before the linear layer
-    """
-    scale, zero, top = {}, {}, {}
-    for name in ("input", *(step.name for step in rounded.steps[:-1])):
-        value = rounded.value_of(name)
-        scale[name], zero[name], top[name] = float(value.scale), int(value.zero), value.top
-    if top["input"] != 255 or zero["input"] != 0:
-        raise ValueError("pictures must be bytes: give 8 bits to the inputs of the first layer")
-    steps: list[Weighted | Sum | Mean] = []
-    logit_scale = 1.0
-    sizes = {"input": size}
-    for step in rounded.steps:
-        last = step is rounded.steps[-1]
-        low = zero.get(step.name, 0) if step.relu else 0
-        sizes[step.name] = sizes[step.reads[0]]
-        if step.kind == "sum":
-            steps.append(_sum_of(step.reads, step.name, scale, zero, low, top[step.name]))
-        elif step.kind == "mean":
-            (read,) = step.reads
-            factor = fixed_point(np.array([scale[read] / scale[step.name] / np.prod(sizes[read])]))
-            sizes[step.name] = (1, 1)
-            steps.append(Mean(read, step.name, factor, zero[read], zero[step.name], top[step.name]))
-        else:
-            (read,) = step.reads
-            layer = rounded.layer_of(step.name)
-            if last:
-                # Logits are compared with each other: they need one scale, so the coarsest channel's is taken.
-                layer = _one_scale(layer)
-            height, width = (
-                (side + 2 * layer.padding - kernel) // layer.stride + 1
-                for side, kernel in zip(sizes[read], layer.weight.shape[2:] or (1, 1), strict=True)
-            )
-            if step.kind == "linear" and sizes[read] != (1, 1):
-                many = f"{sizes[read][0]} x {sizes[read][1]} places"
-                raise ValueError(
-                    f"{step.name} reads {many} at once: put a mean, or a convolution, before the linear layer"
-                )
-            sizes[step.name] = height, width
-            units = layer.scale.detach().numpy().astype(np.float64) * scale[read]
-            values, bias = layer.stored()
-            codes = np.rint(
-                values.detach().numpy() / layer.scale.detach().numpy().reshape(-1, *[1] * (values.dim() - 1))
-            )
-            weight = codes.reshape(*codes.shape, *[1] * (4 - codes.ndim)).transpose(0, 2, 3, 1).astype(np.int8)
-            weight = np.ascontiguousarray(weight)
-            if weight[0].size > _LARGEST_FILTER:
-                raise ValueError(f"a filter of {step.name} has {weight[0].size} weights, beyond {_LARGEST_FILTER}")
-            offset = zero[read] * weight.astype(np.int64).sum(axis=(1, 2, 3))
-            whole = np.rint(bias.detach().numpy().astype(np.float64) / units) - offset
-            if np.abs(whole).max() >= 2**30:
-                raise ValueError(f"a bias of {step.name} overflows 32 bits: its channel is all but dead; prune it")
-            factor_out = None if last else fixed_point(units / scale[step.name])
-            steps.append(
-                Weighted(
-                    read,
-                    step.name,
-                    weight,
-                    whole.astype(np.int32),
-                    factor_out,
-                    layer.stride,
-                    layer.padding,
-                    zero[read],
-                    zero.get(step.name, 0),
-                    low,
-                    top.get(step.name, 0),
-                )
-            )
-            logit_scale = float(units[0])
-    return IntegerNetwork(tuple(steps), logit_scale)
-
-
-def _one_scale(layer: RoundedLayer) -> RoundedLayer:
-    import torch
-
-    one = copy.deepcopy(layer)
-    with torch.no_grad():
-        one.log_scale.copy_(one.log_scale.max().expand_as(one.log_scale))
-    return one.eval()
-
-
-def _sum_of(
-    reads: tuple[str, ...], gives: str, scale: dict[str, float], zero: dict[str, int], low: int, high: int
-) -> Sum:
-    a, b = reads
-    larger = fixed_point(np.array([max(scale[a], scale[b]) / scale[gives]]), NARROW)
-    # Products stay below 2^23; a shift of 30 keeps half a unit within 32 bits too.
-    shift = min(int(larger.shift[0]), 30)
-    multipliers = tuple(round(scale[name] / scale[gives] * 2**shift) for name in reads)
-    return Sum((a, b), gives, (zero[a], zero[b]), (multipliers[0], multipliers[1]), shift, zero[gives], low, high)
