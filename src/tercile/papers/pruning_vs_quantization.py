@@ -28,9 +28,9 @@ PAPER = paper(
 )
 MEASURED_ON = (
     "b bits a weight, one scale a tensor or a row, against b of every 16 weights kept and their places free of charge, "
-    "as in the paper: signal to noise of normal and Student's t values, of MiniLM's weights and of its layers' outputs, "
-    "squared error of single outputs of 14 inputs against bounds, and the loss of the encoder with those layers stored "
-    "so (1 - cosine of embeddings)"
+    "as in the paper: signal to noise of normal and Student's t values, of MiniLM's weights and of its layers' "
+    "outputs, squared error of single outputs of 14 inputs against bounds, and the loss of the encoder with those "
+    "layers stored so (1 - cosine of embeddings)"
 )
 BASELINE = "pruning: the largest values; for outputs the best that gradual hard thresholding and an exact fit find"
 SIZES: dict[str, dict[str, int | float | str]] = {

@@ -57,9 +57,9 @@ class SentenceEncoder:
         """Of the inputs of every layer that takes part, on the calibration texts."""
         recorder = Recorder(self.layers)
         with recorder.attached():
-            for inputs in self._batches(self.calibration):
+            for inputs in self.batches(self.calibration):
                 recorder.mask = inputs["attention_mask"].bool()
-                self._run(inputs)
+                self.run(inputs)
         return recorder.statistics()
 
     def loss(self, stored: Mapping[str, np.ndarray]) -> float:
@@ -79,17 +79,19 @@ class SentenceEncoder:
 
     def _embeddings(self) -> torch.Tensor:
         found = []
-        for inputs in self._batches(self.texts):
-            hidden, keep = self._run(inputs), inputs["attention_mask"][..., None]
+        for inputs in self.batches(self.texts):
+            hidden, keep = self.run(inputs), inputs["attention_mask"][..., None]
             found.append((hidden * keep).sum(1) / keep.sum(1))
         return torch.cat(found)
 
     @torch.no_grad()
-    def _run(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Hidden states of the last block."""
         hidden: torch.Tensor = self.model(**inputs).last_hidden_state
         return hidden
 
-    def _batches(self, texts: list[str]) -> list[Mapping[str, torch.Tensor]]:
+    def batches(self, texts: list[str]) -> list[Mapping[str, torch.Tensor]]:
+        """Sixteen texts at a time."""
         return [
             self.tokenizer(
                 texts[start : start + 16], padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"

@@ -6,6 +6,7 @@ from tercile.quantization.solvers.bias_tuning import tune_biases
 from tercile.quantization.solvers.coordinate_descent import coordinate_descent
 from tercile.quantization.solvers.gpfq import gpfq
 from tercile.quantization.solvers.gptq import gptq
+from tercile.quantization.solvers.min_max import Assignment, least_violation, min_max_rounding
 from tercile.quantization.solvers.pruning import prune
 from tercile.quantization.solvers.quantease import quantease
 from tercile.quantization.solvers.quantease_outliers import quantease_outliers
@@ -14,6 +15,7 @@ from tercile.quantization.solvers.thresholds import hard_threshold, soft_thresho
 
 __all__ = [
     "AdaptedLayer",
+    "Assignment",
     "adaquant",
     "adaround",
     "bias_correction",
@@ -21,6 +23,8 @@ __all__ = [
     "gpfq",
     "gptq",
     "hard_threshold",
+    "least_violation",
+    "min_max_rounding",
     "output_error",
     "prune",
     "quantease",
