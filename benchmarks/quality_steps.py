@@ -236,7 +236,8 @@ STEPS: dict[str, Step] = {
     "gptq": Step("GPTQ", _gptq),
     "descent": Step("GPTQ, two sweeps of coordinate descent", _descent),
     "smoothed": Step("the same behind smoothing, biases corrected", _smoothed),
-    "sequential": Step("each layer on what the stored ones before it give", _sequential, kept=True),
-    "blocks": Step("then block reconstruction", _blocks, after="sequential", kept=True),
-    "whole": Step("then distilled as a whole", _whole, after="blocks", kept=True),
+    "sequential": Step("in sequence: each layer on what the stored ones before it give", _sequential, kept=True),
+    "blocks": Step("in sequence, then block reconstruction", _blocks, after="sequential", kept=True),
+    "whole": Step("in sequence, then distilled as a whole", _whole, after="sequential"),
+    "both": Step("in sequence, block reconstruction, then distilled as a whole", _whole, after="blocks"),
 }

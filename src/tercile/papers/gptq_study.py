@@ -19,13 +19,11 @@ from tercile.quantization.allocation import SensitivityTable, allocate
 from tercile.quantization.families import Family, describe
 from tercile.quantization.solvers import round_to_nearest
 from tercile.quantization.training import (
-    Distillation,
     Rates,
     Reconstruction,
     SoftRounding,
     StraightThrough,
     Student,
-    distil,
     reconstruct,
 )
 from tercile.quantization.training.stored_weight import Rounding
@@ -47,15 +45,16 @@ BASELINE = (
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"test pictures": 40, "calibration pictures": 16, "passes": 1},
-    "full": {"test pictures": 600, "calibration pictures": 64, "passes": 8, "seeds": "calibration pictures, order"},
+    "full": {"test pictures": 500, "calibration pictures": 48, "passes": 8, "seeds": "calibration pictures, order"},
 }
 SEEDS = (0, 1, 2)
 RULE = (
     # The recommended set beats the base: at 4 bits this network loses too little accuracy for points to tell.
     Check("recommended_kl4", at_most="0.5 * base_kl4", quick=False),
     Check("recommended_kl3", at_most="0.5 * base_kl3", quick=False),
-    # The paper's margin, 6.8 points, where the base has that much to lose.
-    Check("recommended_accuracy2", at_least="base_accuracy2 + 0.068", quick=False),
+    # The paper's 6.8 points are more than the base loses here even at 2 bits: half of what it loses has to come back.
+    Check("recommended_accuracy2", at_least="0.5 * (base_accuracy2 + float_accuracy)", quick=False),
+    Check("recommended_kl2", at_most="0.5 * base_kl2", quick=False),
     # What it calls robust changes little; what it calls a matter of practice changes more.
     Check("robust_change", at_most="0.5 * practice_change", quick=False),
     Check("recommended_bytes4", at_most="base_bytes4"),
@@ -63,9 +62,10 @@ RULE = (
 
 BATCH = 16
 UNIFORM, BENT = "int{}-channel", "normal{}-channel"
-HELD = Rates(codes=0.02, scales=0.0, offsets=0.0, vectors=0.0)
+# Each kind of rounding at the rate that did best on other pictures than those of the seeds.
+HELD = Rates(codes=0.06, scales=0.0, offsets=0.0, vectors=0.0)
+HELD_CODES = replace(HELD, codes=0.02)
 FREE = Rates(codes=0.02, scales=0.002, offsets=0.0, vectors=0.005)
-WHOLE = Rates(codes=0.01, scales=0.001, offsets=0.0, vectors=0.003)
 MOMENTUM = partial(torch.optim.SGD, momentum=0.9)
 
 
@@ -93,8 +93,8 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
         "mixed_inputs": study.run(4, replace(base, mixed=0.5))["kl"],
         "half_of_pictures": study.run(4, replace(base, passes=2 * passes), batches=half)["kl"],
         # ... and these to be worth a choice.
-        "any_level": study.run(4, base, rounding=StraightThrough)["kl"],
-        "free_scales": study.run(4, replace(base, rates=FREE, vectors=True))["kl"],
+        "any_level": study.run(4, replace(base, rates=HELD_CODES), rounding=StraightThrough)["kl"],
+        "free_scales": study.run(4, replace(base, rates=replace(FREE, codes=HELD.codes), vectors=True))["kl"],
         "bent_grid": study.run(4, base, grid=BENT)["kl"],
         "mixed_widths": study.run(4, base, mixed=True)["kl"],
         "absolute_loss": study.run(4, replace(base, loss=absolute))["kl"],
@@ -106,9 +106,7 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
     }
     for bits in (4, 3, 2):
         plain = study.run(bits, base)
-        best = study.run(
-            bits, Reconstruction(passes, FREE), rounding=StraightThrough, grid=BENT, mixed=True, whole=passes
-        )
+        best = study.run(bits, Reconstruction(passes, FREE), rounding=StraightThrough, grid=BENT, mixed=True)
         for key in ("kl", "accuracy", "bytes"):
             found |= {f"base_{key}{bits}": plain[key], f"recommended_{key}{bits}": best[key]}
         found[f"nearest_kl{bits}"] = study.run(bits, Reconstruction(0))["kl"]
@@ -153,7 +151,6 @@ class Study:
         grid: str = UNIFORM,
         mixed: bool = False,
         batches: Sequence[torch.Tensor] | None = None,
-        whole: int = 0,
     ) -> dict[str, float]:
         """Divergence, accuracy and bytes of one choice of options."""
         own = grid.format(bits if grid == UNIFORM else 2**bits)
@@ -167,11 +164,6 @@ class Study:
             student, self.model, self.family, data, forward=forward, settings=settings, seed=self.seed
         ):
             pass
-        if whole:
-            distil(
-                student, self.model, self.family, data, outputs=logits, losses=kl, seed=self.seed,
-                settings=Distillation(whole, WHOLE),
-            )  # fmt: skip
         # What is measured is what would be written: codes, not gates.
         stored = student.tensors()
         final = Student(self.model, self.family, stored, student.vectors())
@@ -194,7 +186,7 @@ class Study:
             near = [width for width in range(bits - 1, bits + 3) if width >= 2] if bits > 2 else [1, 2, 3, 4]
             names = {width: grid.format(width if grid == UNIFORM else 2**width) for width in near}
             stored = StoredLayers(self.model, self.layers, list(names.values()))
-            images = self.calibration[:32]
+            images = self.calibration[:16]
             wanted = transformer_logits(self.model, images)
             loss = np.zeros((len(self.layers), len(near)))
             nbytes = np.zeros(loss.shape, dtype=np.int64)
@@ -212,15 +204,3 @@ class Study:
 def forward(model: nn.Module, images: torch.Tensor) -> object:
     """Runs the network."""
     return model(images)
-
-
-def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """What the network says, with gradients."""
-    said: torch.Tensor = model(images).logits
-    return said
-
-
-def kl(wanted: torch.Tensor, got: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """KL divergence of each picture's answer."""
-    pair = got.log_softmax(1), wanted.log_softmax(1)
-    return torch.nn.functional.kl_div(*pair, reduction="none", log_target=True).sum(1)
