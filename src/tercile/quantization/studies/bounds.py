@@ -105,7 +105,7 @@ def _climbed(h: np.ndarray, product: np.ndarray, offset: np.ndarray, d: np.ndarr
             gradient = product - 2 * offset * y - np.square(y) + barrier * (1 / d - np.diagonal(inverse))
             curvature = 2 * np.outer(away, away) * inverse + barrier * (np.square(inverse) + np.diag(d**-2))
             # Scaled to a diagonal of ones, with a little more of it: what is singular in floats still gives a step.
-            sizes = np.sqrt(np.diagonal(curvature))
+            sizes = np.sqrt(np.maximum(np.diagonal(curvature), 1e-300))
             ridge = curvature / sizes / sizes[:, None] + 1e-10 * np.eye(len(d))
             step = np.linalg.solve(ridge, gradient / sizes) / sizes
             now, length = bound(d, barrier)[0], 1.0
