@@ -88,6 +88,10 @@ def test_a_task_without_examples_gets_what_all_have_in_common() -> None:
     assert np.abs(found[3]).max() < 1.0 and found[3][0] == pytest.approx(found[:3, 0].mean(), abs=0.3)
 
 
+def test_without_a_ridge_and_with_next_to_no_budget_there_is_still_an_answer() -> None:
+    assert np.isfinite(fitted(made(users=20, tasks=5), rho=1e-3, ridge=0.0)).all()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

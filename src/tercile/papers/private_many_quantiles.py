@@ -20,7 +20,7 @@ BASELINE = (
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"draws": 10_000, "repeats": 2, "quantiles": "4, 16, 1024"},
-    "full": {"draws": 10_000, "repeats": 8, "quantiles": "1, 4, 16, 64, 256, 1024", "seeds": "draws and noise"},
+    "full": {"draws": 10_000, "repeats": 24, "quantiles": "1, 4, 16, 64, 256, 1024", "seeds": "draws and noise"},
 }
 SEEDS = (0, 1, 2)
 EPSILON = 0.1

@@ -16,6 +16,9 @@ from tercile.quantiles.private.exponential import draw_rank
 from tercile.quantiles.private.prior import Measure, Prior, checked_priors, measure_of
 from tercile.quantiles.private.randomness import Integers, Randomness, randomness_from
 
+#: Levels are fractions with denominators up to this, so that scores fit 64 bits for 10^9 records.
+_FINEST = 1_000_000_000
+
 
 def private_quantile(
     values: ArrayLike,
@@ -148,7 +151,7 @@ def checked_levels(q: Any, name: str = "q") -> list[Fraction]:
         first = float(array[bad][0])
         hint = f"; write {first / 100:g}" if 1 < first <= 100 else ""
         raise ValueError(f"{name} must be from 0 to 1, got {first:g}{hint}")
-    return [Fraction(repr(float(each))).limit_denominator(1_000_000) for each in array.tolist()]
+    return [Fraction(repr(float(each))).limit_denominator(_FINEST) for each in array.tolist()]
 
 
 def _released(
@@ -194,7 +197,7 @@ def _recurse(
     middle = levels[len(levels) // 2]
     low, high = known
     # Levels 0 and 1 may themselves be asked for; nothing lies beyond them.
-    share = ((middle - low) / (high - low)).limit_denominator(1_000_000) if high > low else Fraction(1, 2)
+    share = ((middle - low) / (high - low)).limit_denominator(_FINEST) if high > low else Fraction(1, 2)
     cell = draw_rank(
         ordered, share * ordered.size, max(share, 1 - share), epsilon, measures[middle], within, randomness
     )

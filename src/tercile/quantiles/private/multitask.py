@@ -212,12 +212,12 @@ class _Pairs:
 
 def _solved(square: Vector, products: Vector, pull: float, pooled_pull: float) -> Vector:
     """Ridge regression of each task towards the one of all tasks together; both from noisy moments only."""
-    together = np.linalg.solve(
-        _positive(square.sum(axis=0)) + pooled_pull * np.eye(square.shape[1]), products.sum(axis=0)
-    )
+    unit = np.eye(square.shape[1])
+    # Pseudo-inverses, since without a ridge noise may leave a task nothing to solve.
+    together = np.linalg.pinv(_positive(square.sum(axis=0)) + pooled_pull * unit, hermitian=True) @ products.sum(axis=0)
     rest = products - square @ together
-    ridges = np.stack([_positive(each) for each in square]) + pull * np.eye(square.shape[1])
-    return together + np.linalg.solve(ridges, rest[:, :, None])[:, :, 0]
+    ridges = np.stack([_positive(each) for each in square]) + pull * unit
+    return together + (np.linalg.pinv(ridges, hermitian=True) @ rest[:, :, None])[:, :, 0]
 
 
 def _positive(matrix: Vector) -> Vector:

@@ -32,17 +32,17 @@ class PowerSums:
         # Sums of small numbers are faster; where they are counted from changes nothing.
         self._origin = int(ordered[0]) if ordered.size else 0
         self._x = [each - self._origin for each in ordered.tolist()]
+        #: For each power of y, from the highest: running sums of its coefficient in (y - x)^r.
         self._sums = []
         for exponent in range(power + 1):
-            self._sums.append([0, *accumulate(each**exponent for each in self._x)])
+            factor = (-1) ** exponent * comb(power, exponent)
+            self._sums.append([0, *accumulate(factor * each**exponent for each in self._x)])
 
     def between(self, y: int, first: int, end: int) -> int:
         """Sum of (y - x_i)^r over first <= i < end; y is counted from the least record."""
         total = 0
-        for exponent, sums in enumerate(self._sums):
-            sign = -1 if exponent % 2 else 1
-            part = sums[end] - sums[first]
-            total += sign * comb(self.power, exponent) * part * y ** (self.power - exponent)
+        for sums in self._sums:
+            total = total * y + sums[end] - sums[first]
         return total
 
     def least_slope(self, y: int, edits: int, edge: int) -> int:
