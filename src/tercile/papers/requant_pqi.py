@@ -40,10 +40,10 @@ BASELINE = (
 SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"calibration documents": 2, "test documents": 2, "tokens": 48, "points": 2, "steps": 1},
     "full": {
-        "calibration documents": 20,
-        "test documents": 32,
+        "calibration documents": 16,
+        "test documents": 20,
         "tokens": 128,
-        "points": 6,
+        "points": 4,
         "steps": 3,
         "seeds": "documents",
     },

@@ -12,7 +12,7 @@ Network Quantization", arXiv:2106.08295:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,8 +75,7 @@ class Diagnosis:
     loss
         Of the model as it is.
     unrounded
-        With everything attached, at 8 bits and more where the model allows no less: rise of the loss. Far from 0, the
-        fault is not one of rounding.
+        Rise of the loss with everything attached and nothing rounded. Far from 0, the fault is not one of rounding.
     both, only_weights, only_inputs
         Rise of the loss with everything quantized, and with either part alone.
     faults
@@ -147,7 +146,7 @@ def diagnose(
 
     Notes
     -----
-    Costs 4 + 2 * layers calls of `score`.
+    Costs 5 + 2 * layers calls of `score`.
 
     Examples
     --------
@@ -161,60 +160,77 @@ def diagnose(
     >>> found.worse_part, found.faults[0].layer, found.faults[0].part
     ('weights', '0', 'weights')
     """
-    weight_scheme, input_scheme = Scheme.parse(weights), Scheme.parse(inputs)
+    input_scheme = Scheme.parse(inputs)
     if input_scheme.blocks.spelling != "tensor":
         raise ValueError(f"inputs must be a scheme by tensor, such as int8-tensor-asym-f32, got {inputs!r}")
-    layers = [layer for layer in family.layers if layer.kind != "embedding"]
-    watched = {site.name: site for site in sites(model, family, attention=False)}
     seen = observe(model, family, batches, forward=forward, keep=keep, attention=False)
-    modules = {layer.name: model.get_submodule(layer.name) for layer in layers}
-    original = {name: _weight(module).detach().clone() for name, module in modules.items()}
-    total, done = 4 + 2 * len(layers), 0
-
-    def measured() -> float:
-        nonlocal done
-        with quiet(model):
-            value = float(score())
-        if not np.isfinite(value):
-            raise ValueError(f"the loss is {value}; it must be finite, whatever is quantized")
-        done += 1
-        if progress is not None:
-            progress(done, total)
-        return value
-
-    stored = {name: _stored(weight, weight_scheme, ranges) for name, weight in original.items()}
-    quantizers = {name: _quantizer(watched[name], one, input_scheme, ranges) for name, one in seen.items()}
-
-    def with_parts(names: Iterable[str], readers: Mapping[str, Quantizer]) -> float:
-        try:
-            for name in names:
-                _put(modules[name], stored[name])
-            with attached(model, family, readers):
-                return measured()
-        finally:
-            for name in names:
-                _put(modules[name], original[name])
-
-    loss = measured()
-    same = dict.fromkeys(quantizers, _unrounded)
+    trial = _Trial(model, family, seen, score, (Scheme.parse(weights), input_scheme), ranges, progress)
+    layers, read = list(trial.modules), list(trial.quantizers)
+    loss = trial.measured()
+    unrounded = trial.unrounded() - loss
+    both, only_weights, only_inputs = (
+        trial.loss(*parts) - loss for parts in ((layers, read), (layers, ()), ((), read))
+    )
     faults = []
-    unrounded = with_parts([], same) - loss
-    everything = list(modules)
-    whole = {
-        "both": with_parts(everything, quantizers) - loss,
-        "only_weights": with_parts(everything, {}) - loss,
-        "only_inputs": with_parts([], quantizers) - loss,
-    }
-    total = done + len(modules) + len(quantizers)
-    for name, weight in original.items():
-        rise = with_parts([name], {}) - loss
-        rows = weight.reshape(len(weight), -1).numpy()
-        faults.append(_fault(name, "weights", rise, rows, weight_scheme, ranges))
-        if name in quantizers:
-            rise = with_parts([], {name: quantizers[name]}) - loss
+    for name in layers:
+        rise = trial.loss([name], ()) - loss
+        rows = trial.original[name].reshape(len(trial.original[name]), -1).numpy()
+        faults.append(_fault(name, "weights", rise, rows, trial.schemes[0], ranges))
+        if name in trial.quantizers:
+            rise = trial.loss((), [name]) - loss
             faults.append(_fault(name, "inputs", rise, seen[name].sample.reshape(1, -1), input_scheme, ranges))
     faults.sort(key=lambda fault: -fault.rise)
-    return Diagnosis(weights, inputs, loss, unrounded, **whole, faults=tuple(faults))
+    return Diagnosis(weights, inputs, loss, unrounded, both, only_weights, only_inputs, tuple(faults))
+
+
+class _Trial:
+    """A model that is measured with some of its weights stored and some of its inputs rounded."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        seen: Mapping[str, Seen],
+        score: Callable[[], float],
+        schemes: tuple[Scheme, Scheme],
+        ranges: RangeEstimator,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.model, self.family, self.score, self.schemes, self.progress = model, family, score, schemes, progress
+        names = [layer.name for layer in family.layers if layer.kind != "embedding"]
+        self.modules = {name: model.get_submodule(name) for name in names}
+        self.original = {name: _weight(module).detach().clone() for name, module in self.modules.items()}
+        self.stored = {name: _stored(weight, schemes[0], ranges) for name, weight in self.original.items()}
+        watched = {site.name: site for site in sites(model, family, attention=False)}
+        self.quantizers = {name: _quantizer(watched[name], one, schemes[1], ranges) for name, one in seen.items()}
+        self.done, self.total = 0, 5 + len(self.modules) + len(self.quantizers)
+
+    def measured(self) -> float:
+        """The loss as the model stands."""
+        with quiet(self.model):
+            value = float(self.score())
+        if not np.isfinite(value):
+            raise ValueError(f"the loss is {value}; it must be finite, whatever is quantized")
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+        return value
+
+    def loss(self, weights: Sequence[str], inputs: Sequence[str]) -> float:
+        """The loss with these layers' weights stored and these layers' inputs rounded."""
+        try:
+            for name in weights:
+                _put(self.modules[name], self.stored[name])
+            with attached(self.model, self.family, {name: self.quantizers[name] for name in inputs}):
+                return self.measured()
+        finally:
+            for name in weights:
+                _put(self.modules[name], self.original[name])
+
+    def unrounded(self) -> float:
+        """The loss with everything attached and nothing rounded."""
+        with attached(self.model, self.family, dict.fromkeys(self.quantizers, _unrounded)):
+            return self.measured()
 
 
 def _weight(module: nn.Module) -> torch.Tensor:
