@@ -25,13 +25,14 @@ BASELINE = (
     "rounded, and descended by single pixels; GPTQ and round-to-nearest"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
-    "quick": {"filters": "21 taps", "time limit": 4, "images": 4, "rows": 3, "inputs": 150},
+    "quick": {"filters": "21 taps", "time limit": 4, "images": 4, "rows": 3, "inputs": 150, "texts": 16},
     "full": {
         "filters": "21, 31, 41 and 51 taps",
         "time limit": 20,
         "images": 20,
         "rows": 5,
         "inputs": 1000,
+        "texts": 100,
         "seeds": "band edges, images and noise, rows and inputs",
     },
 }
@@ -153,7 +154,7 @@ def descended(matrix: np.ndarray, sums: np.ndarray, image: np.ndarray) -> np.nda
 def outputs(size: Size, seed: int, rng: np.random.Generator) -> dict[str, Measured | float]:
     """The largest error of each row's output over the row's spread of outputs, mean over rows."""
     count, scheme = int(SIZES[size]["inputs"]), Scheme.parse("int3-g64")
-    encoder = SentenceEncoder(24, 0, seed, (2,))
+    encoder = SentenceEncoder(int(SIZES[size]["texts"]), 0, seed, (2,))
     read = inputs_of(encoder, ("encoder.layer.2.attention.self.query", "encoder.layer.2.intermediate.dense"))
     found: dict[str, list[float]] = {}
     for name, rows in read.items():
