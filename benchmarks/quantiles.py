@@ -2,7 +2,8 @@
 
     python benchmarks/quantiles.py [--values 10000000] [--rows 50000000] [--repeats 5] [--file latency.parquet]
 
-Runs of us and of the peer alternate and the fastest of each counts, as other work on the machine only ever adds time.
+Runs of us and of the peer alternate, and the least processor time of each counts, as other work on the machine
+only ever adds to it.
 Writes docs/guide/figures/quantiles.json, .md and .svg. Peers: pip install datasketches pytdigest duckdb pyarrow.
 Without --file the Parquet file is made in a temporary folder, and removed.
 """
@@ -178,7 +179,7 @@ def text(document: dict[str, Any]) -> str:
     lines = [
         "# Sketches, measured",
         "",
-        f"One thread, the fastest of {about['repeats']} runs that alternate with the peer's. Made by `python "
+        f"One thread, processor time, the least of {about['repeats']} runs in turn with the peer's. Made by `python "
         f"benchmarks/quantiles.py`; seed {SEED}, commit {about['commit']}, {about['machine']}; {about['peers']}.",
         "",
         f"## KLL beside DataSketches, {about['values']:,} normals, k=200 both",
