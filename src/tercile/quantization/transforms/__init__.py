@@ -5,16 +5,19 @@ from tercile.quantization.transforms.equalization import equalize_layers
 from tercile.quantization.transforms.norms import fold_norms
 from tercile.quantization.transforms.outlier_branch import Branched, absorb
 from tercile.quantization.transforms.reparameterisation import mean, median, reparameterise_norms
+from tercile.quantization.transforms.residual_expansion import Expansion, expand
 from tercile.quantization.transforms.rewrite import Rewrite
 from tercile.quantization.transforms.smoothing import balance, emphasis, smooth
 
 __all__ = [
     "Branched",
+    "Expansion",
     "Rewrite",
     "absorb",
     "balance",
     "emphasis",
     "equalize_layers",
+    "expand",
     "fold_batch_norms",
     "fold_norms",
     "mean",
