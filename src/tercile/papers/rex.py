@@ -17,8 +17,8 @@ from tercile.quantization.transforms import Expansion, expand
 PAPER = paper("rex", authors="Yvinec, Dapogny, Cord, Bailly", year=2022, source="arXiv:2203.14645")
 MEASURED_ON = (
     "the zoo's digits-cnn with batch norms folded, weights of all layers expanded at 8, 4, 3 bits and ternary, inputs "
-    "in float, no data used: accuracy and relative error of the logits on held-out MNIST digits, products as a multiple "
-    "of one term's; and every weight's error against the bound"
+    "in float, no data used: accuracy and relative error of the logits on held-out MNIST digits, products as a "
+    "multiple of one term's; and every weight's error against the bound"
 )
 BASELINE = (
     "one term of the same width, which is what a device of that width runs, with the range of least squared error; for "
