@@ -33,9 +33,9 @@ MEASURED_ON = (
     "weights are kept in float16 on top, 48 bits each counted"
 )
 BASELINE = (
-    "first and second order of the Taylor series at the original weights for the forecast; for the weights kept: those "
-    "of the largest rounding error, the same share of every layer, those of the largest (gradient * error)^2 at the "
-    "original weights, and none"
+    "first and second order of the Taylor series at the original weights for the forecast; for the weights kept: the "
+    "largest, the same share of every layer, taken out before rounding; those of the largest (gradient * error)^2 at "
+    "the original weights, put back after it; and none"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"calibration documents": 2, "test documents": 2, "tokens": 48, "points": 2, "steps": 1},
@@ -166,23 +166,28 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
 
         # ReQuant: outliers out, what is left rounded, significant weights put back in steps.
         counts = outlier_counts(integral, OUTLIERS * FRACTION)
-        masks = {name: largest(original[name].abs(), counts[name]) for name in tensors}
-        thinned = solved({name: torch.where(masks[name], 0.0, original[name]) for name in tensors})
-        mended = {name: torch.where(masks[name], original[name], value) for name, value in decoded(thinned).items()}
-        taken = sum(counts.values())
-        total = round(FRACTION * sum(tensor.numel() for tensor in tensors.values()))
-        rest = (total - taken) / sum(tensor.numel() for tensor in tensors.values())
+        thinned, taken_out = without_largest(original, counts, solved)
+        mended = {name: value + taken_out[name] for name, value in decoded(thinned).items()}
+        every = sum(tensor.numel() for tensor in tensors.values())
+        total = round(FRACTION * every)
+        rest = (total - sum(counts.values())) / every
         significant = detach_significant(losses, tensors, mended, rest, steps=given["steps"])
-        kept = {name: masks[name] | torch.from_numpy(significant[name]) for name in tensors}
-        found |= result("", bits, assembled(thinned, original, kept), loss_of, test)
+        back = {
+            name: torch.where(torch.from_numpy(significant[name]), original[name] - mended[name], 0.0)
+            for name in tensors
+        }
+        found |= result("", bits, thinned, {name: taken_out[name] + back[name] for name in tensors}, loss_of, test)
 
-        even = {name: largest(change[name].abs(), round(FRACTION * change[name].numel())) for name in tensors}
-        found |= result("largest_", bits, assembled(dense, original, even), loss_of, test)
+        even = {name: round(FRACTION * value.numel()) for name, value in original.items()}
+        found |= result("largest_", bits, *without_largest(original, even, solved), loss_of, test)
         worth = torch.cat([(first[name] * change[name]).square().flatten() for name in tensors])
         flat = largest(worth, total)
         parts = flat.split([tensor.numel() for tensor in tensors.values()])
-        fisher = {name: part.reshape(original[name].shape) for name, part in zip(tensors, parts, strict=True)}
-        found |= result("fisher_", bits, assembled(dense, original, fisher), loss_of, test)
+        fisher = {
+            name: torch.where(part.reshape(change[name].shape), -change[name], 0.0)
+            for name, part in zip(tensors, parts, strict=True)
+        }
+        found |= result("fisher_", bits, dense, fisher, loss_of, test)
     if size == "quick":
         found |= {name.replace("3bit", "2bit"): value for name, value in found.items() if name.endswith("3bit")}
     return found
@@ -200,22 +205,31 @@ def largest(values: torch.Tensor, count: int) -> torch.Tensor:
     return mask.reshape(values.shape)
 
 
-def assembled(
-    dense: Mapping[str, QTensor], original: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]
-) -> dict[str, OutlierTensor]:
-    """What is stored: codes, and for the weights kept the difference that brings them back, in float16."""
-    return {
-        name: OutlierTensor.from_matrix(
-            stored, torch.where(kept[name], original[name] - torch.from_numpy(stored.dequantize()), 0.0).numpy()
-        )
-        for name, stored in dense.items()
-    }
+def without_largest(
+    original: Mapping[str, torch.Tensor],
+    counts: Mapping[str, int],
+    solved: Callable[[Mapping[str, torch.Tensor]], dict[str, QTensor]],
+) -> tuple[dict[str, QTensor], dict[str, torch.Tensor]]:
+    """Each layer solved without its largest weights, and these, to be added to what comes back.
+
+    They are added, not put in place of what the solver made of the zeros they left: that makes good the rounding of
+    other weights.
+    """
+    masks = {name: largest(value.abs(), counts[name]) for name, value in original.items()}
+    thinned = solved({name: torch.where(masks[name], 0.0, value) for name, value in original.items()})
+    return thinned, {name: torch.where(masks[name], value, 0.0) for name, value in original.items()}
 
 
 def result(
-    prefix: str, bits: int, stored: Mapping[str, OutlierTensor], loss_of: LossOf, test: torch.Tensor
+    prefix: str,
+    bits: int,
+    dense: Mapping[str, QTensor],
+    sparse: Mapping[str, torch.Tensor],
+    loss_of: LossOf,
+    test: torch.Tensor,
 ) -> dict[str, float]:
-    """Loss and bytes of one way of keeping weights."""
+    """Loss and bytes of codes with float16 values added to some of them."""
+    stored = {name: OutlierTensor.from_matrix(one, sparse[name].numpy()) for name, one in dense.items()}
     values = {name: torch.from_numpy(one.dequantize()) for name, one in stored.items()}
     return {
         f"{prefix}loss_{bits}bit": loss_of(values, test),

@@ -26,6 +26,7 @@ def diagnosis_svg(found: Diagnosis) -> str:
 
     Examples
     --------
+    >>> from tercile.quantization.debugging import Fault
     >>> fault = Fault("layer", "weights", 0.5, 0.01, "range", "mse", 0.001)
     >>> diagnosis_svg(Diagnosis("int4-channel", "int8-tensor-asym-f32", 0.0, 0.0, 0.6, 0.5, 0.1, (fault,)))[:5]
     '<?xml'
