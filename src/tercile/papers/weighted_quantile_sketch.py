@@ -26,7 +26,7 @@ BASELINE = (
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"training rows": 6_000, "held out": 10_000, "trees": 10, "depth": 5, "stream": 20_000, "shards": 100},
-    "full": {"training rows": 40_000, "held out": 80_000, "trees": 30, "depth": 6, "stream": 200_000, "shards": 1000},
+    "full": {"training rows": 20_000, "held out": 80_000, "trees": 20, "depth": 6, "stream": 100_000, "shards": 1000},
 }
 SEEDS = (0, 1, 2)
 RATE, LEVEL, LATE, BINS = 0.2, 0.9, 15.0, 256
