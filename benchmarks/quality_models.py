@@ -35,6 +35,8 @@ class Subject:
         Layers that are stored: the linear layers of its blocks.
     calibrated_on, measured_on, measure
         In words.
+    apart
+        Layers in sequence are shown one batch in so many.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Subject:
     calibrated_on: str
     measured_on: str
     measure: str
+    apart = 1
 
     def prepare(self) -> None:
         """Describes the model."""
@@ -107,6 +110,7 @@ class Embeddings(Subject):
     calibrated_on = "1,024 sentences of the bundled sample"
     measured_on = "400 others"
     measure = "1 - cosine of the sentence embeddings to the original's"
+    apart = 4
 
     def __init__(self) -> None:
         self.data = MiniLM(1024, 400)

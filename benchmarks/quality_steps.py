@@ -155,7 +155,7 @@ def _smoothed(subject: Any, bits: int, before: Made | None) -> Made:
 def _sequential(subject: Any, bits: int, before: Made | None) -> Made:
     scheme = Scheme.parse(SCHEME.format(bits))
     solved = solve_blocks(
-        subject.model, subject.family, subject.batches[::4], forward=subject.forward, keep=subject.keep,
+        subject.model, subject.family, subject.batches[:: subject.apart], forward=subject.forward, keep=subject.keep,
         solve=lambda layer, weight, seen: descend(weight, seen, scheme),
     )  # fmt: skip
     return Made(solved.weights, solved.vectors)

@@ -17,6 +17,7 @@ from torch import nn
 from tercile.quantization.block_inputs import Batch, BlockInputs, Forward, inputs_of
 from tercile.quantization.families import Block, Family
 from tercile.quantization.training.descent import Descent, Optimizer, Rates
+from tercile.quantization.training.stored_weight import SoftRounding, StraightThrough
 from tercile.quantization.training.student import Student
 
 #: One batch in this many says how well a block does.
@@ -168,7 +169,9 @@ def _train(
     before = score()
     if settings.moving < 1:
         for name in names:
-            student.stored[name].hold(settings.moving)
+            each = student.stored[name]
+            if isinstance(each, StraightThrough | SoftRounding):
+                each.hold(settings.moving)
     descent = Descent(student, names, small, settings.rates, settings.passes * len(stored), settings.optimizer)
     with student.learning(names, small):
         for _ in range(settings.passes):

@@ -27,7 +27,7 @@ from tercile.quantization.training.student import Student
 Progress = Callable[[str, int, int | None], None]
 
 
-#: What did best on MiniLM at 2 and 3 bits within a few minutes of one core.
+#: Chosen on MiniLM at 2 bits, for a few minutes of one core.
 BLOCKS = Reconstruction(passes=2, rates=Rates(0.005, 0.001, 0.004, 0.002))
 WHOLE = Distillation(passes=4, rates=Rates(0.003, 0.0005, 0.002, 0.001))
 

@@ -84,9 +84,6 @@ class FixedCodes(nn.Module):
         """Level of each weight, (rows, columns)."""
         return self.position
 
-    def hold(self, moving: float) -> None:
-        """Lets only this share of the weights move, those that stand nearest to another level; for good."""
-
     def _hold(self, nearness: torch.Tensor, moving: float) -> torch.Tensor:
         """Stops the gradients of all but the weights of the greatest nearness, and says which are still."""
         count = round(moving * nearness.numel())
@@ -170,6 +167,7 @@ class StraightThrough(FixedCodes):
         return rounded
 
     def hold(self, moving: float) -> None:
+        """Lets only this share of the weights move, those that stand nearest to another level; for good."""
         index = torch.bucketize(self.position.detach().contiguous(), self.middles)
         self._hold((self.position.detach() - self.levels[index]).abs(), moving)
 
@@ -221,6 +219,7 @@ class SoftRounding(FixedCodes):
         return self.below + self.gap * self.gate()
 
     def hold(self, moving: float) -> None:
+        """Lets only this share of the weights move, those that stand nearest to the middle; for good."""
         gate = self.gate().detach()
         still = self._hold(0.5 - (gate - 0.5).abs(), moving)
         with torch.no_grad():  # what is still is rounded now: far out, where a gate has no slope
