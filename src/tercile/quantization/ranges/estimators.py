@@ -211,12 +211,14 @@ def _shifted(
     spans = np.arange(len(scale)) // span
     largest = np.maximum.reduceat(scale, starts)
     bases = largest[:, None] * np.exp2(np.linspace(-0.5, 0.5, 9, dtype=np.float32))
-    bases = np.where(largest[:, None] > 0, bases, 1).astype(np.float16).astype(np.float32)[spans]
-    with np.errstate(divide="ignore"):
+    # As they can be stored: at least float16's smallest number, at most its largest.
+    bases = np.clip(bases, 6e-8, 65504).astype(np.float16).astype(np.float32)[spans]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         depth = np.log2(bases / scale[:, None])
-    depth[scale == 0] = 0
+    depth = np.where((scale > 0)[:, None], np.clip(depth, -1, 40), 0)
     pair = np.stack([np.floor(depth), np.ceil(depth)], axis=2)
     tried = np.where((scale > 0)[:, None, None], bases[:, :, None] * np.exp2(-pair), 0).astype(np.float32)
+    tried = np.where(tried > 65504, bases[:, :, None], tried)
     tried = tried.reshape(len(scale), -1)
     error = np.empty(tried.shape, dtype=np.float32)
     _native.range_errors(
