@@ -10,9 +10,12 @@ benchmark; other settings are those that the peer's own documentation gives for 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
+
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # its pools ask for more workers than one core gives them
 
 import torch
 from safetensors.torch import save_file
