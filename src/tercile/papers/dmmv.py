@@ -75,7 +75,7 @@ def filters(size: Size, rng: np.random.Generator) -> dict[str, Measured | float]
             bounds=[(None, None)] * n + [(0, None)],
         ).x[:n]
         around = step * (np.round(free / step)[:, None] + np.arange(-8, 9))
-        found["ripple"].append(least_violation(matrix, target, around, start=free, rounds=60).violation)
+        found["ripple"].append(least_violation(matrix, target, around, start=free, rounds=1500).violation)
         found["rounded_ripple"].append(float(np.abs(matrix @ around[:, 8] - target).max()))
         limit = LinearConstraint(
             np.block([[matrix * step, -one], [-matrix * step, -one]]), -np.inf, np.r_[target, -target]

@@ -28,7 +28,9 @@ from tercile.quantization.statistics import Statistics
 #: has none, because most variables do not touch the worst equation.
 POWERS = (8, 32, 128)
 #: Share of the variables that a round takes out.
-TAKEN_OUT = 0.08
+TAKEN_OUT = 0.2
+#: How much worse than the best an assignment may be, at most, from which the search goes on.
+WORSE = 0.1
 #: Best single moves that are tried together with every other.
 PAIRED = 12
 
@@ -116,9 +118,14 @@ def least_violation(
     best = search.descend(nearest)
     if search.violation(nearest) < search.violation(best):
         best = nearest
+    current = best
     for _ in range(rounds):
-        tried = search.descend(search.rebuilt(best, rng))
-        if search.violation(tried) < search.violation(best):
+        tried = search.descend(search.rebuilt(current, rng))
+        found, least = search.violation(tried), search.violation(best)
+        # A little worse is let pass, so that the search does not stay where it is.
+        if found < search.violation(current) or found < (1 + WORSE * rng.random()) * least:
+            current = tried
+        if found < least:
             best = tried
     return Assignment(best, search.values(best), search.violation(best))
 
@@ -304,7 +311,9 @@ class _Search:
         for j in out:
             tried = residual[:, None] + self.matrix[:, [j]] * self.levels[j]
             unit = np.abs(tried).max() or 1.0
-            index[j] = int(_power(tried / unit, POWERS[0]).sum(axis=0).argmin())
+            sums = _power(tried / unit, POWERS[0]).sum(axis=0)
+            # The best level, or the second: put back as they were, variables would lead to where they came from.
+            index[j] = int(np.argsort(sums)[min(int(rng.random() < 0.3), len(sums) - 1)])
             residual = tried[:, index[j]]
         return index
 
