@@ -76,9 +76,10 @@ def _table(rows: list[Row], width: int) -> str:
     yardstick = min(peers) if peers else None
     lines = [f"| {width} bits | stored bits | loss | ratio | seconds |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
+        what = STEPS[row["entry"]].what
         if "failed" in row:
-            lines.append(f"| {row['what']} | | did not run: {row['failed']} | | |")
+            lines.append(f"| {what} | | did not run: {row['failed']} | | |")
             continue
         ratio = f"{row['loss'] / yardstick:.2f}" if yardstick else ""
-        lines.append(f"| {row['what']} | {row['bits']:.2f} | {row['loss']:.4f} | {ratio} | {row['seconds']:.1f} |")
+        lines.append(f"| {what} | {row['bits']:.2f} | {row['loss']:.4f} | {ratio} | {row['seconds']:.1f} |")
     return "\n".join(lines) + "\n"
