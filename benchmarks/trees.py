@@ -158,7 +158,7 @@ def main() -> None:
         "| --- | --- | --- | --- |",
         *(f"| {r['job']} | {r['seconds']:.3f} | {r['ratio']:.2f} | {r['peer']} |" for r in sketched),
         "",
-        f"xgboost {xgboost.__version__}; {machine}",
+        f"xgboost {xgboost.__version__}, numpy {np.__version__}; {machine['cpu']}, {machine['cores']} cores",
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "trees.md").write_text("\n".join(lines) + "\n")
