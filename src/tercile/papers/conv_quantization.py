@@ -72,7 +72,7 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
         found[f"{prefix}accuracy"], found[f"{prefix}kl"] = accuracy(answers, labels), divergence(truth, answers)
         return integers
 
-    def trained(rounded: RoundedNetwork, steps: int) -> RoundedNetwork:
+    def trained(rounded: RoundedNetwork, steps: int, rate: float) -> RoundedNetwork:
         rounded.learn_ranges()
         train_rounded(
             rounded,
@@ -82,8 +82,9 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
             batch=given["batch"],
             augment=distort,
             seed=seed,
-            rate=3e-3,
-            range_rate=3e-3,
+            rate=rate,
+            range_rate=rate,
+            settled_after=0.0,
         )
         return rounded
 
@@ -94,12 +95,12 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
     found["logits_unlike_plain"] = int((integers.logits(codes[few]) != integers.logits(codes[few], plain=True)).sum())
     same = logits(eight, test).argmax(1).numpy() == integers.logits(codes).argmax(1)
     found["answers_unlike_rounded"] = 1 - float(same.mean())
-    measured("trained_", trained(copy.deepcopy(eight), given["steps at 8 bits"]))
+    measured("trained_", trained(copy.deepcopy(eight), given["steps at 8 bits"], 1e-4))
 
     four = RoundedNetwork(model, "int4-channel-f32").watch(calibration).requires_grad_(False)
     measured("four_bit_", four)
     measured("four_bit_layer_", one_scale_a_layer(four))
-    measured("four_bit_trained_", trained(four, given["steps at 4 bits"]))
+    measured("four_bit_trained_", trained(four, given["steps at 4 bits"], 1e-3))
     return found | timed(integers, codes[few], test[few], 3 if size == "quick" else 15)
 
 

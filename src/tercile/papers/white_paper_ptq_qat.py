@@ -40,9 +40,9 @@ SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"test pictures": 50, "calibration pictures": 30, "rounding steps": 10, "training steps": 3, "faults": 1},
     "full": {
         "test pictures": 1250,
-        "calibration pictures": 100,
+        "calibration pictures": 250,
         "rounding steps": 150,
-        "training steps": 60,
+        "training steps": 80,
         "faults": 4,
         "seeds": "calibration pictures, batches and faults",
     },
@@ -91,12 +91,11 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
     correct_biases(corrected, even, calibration)
     measured("corrected", corrected)
     adapt(network, even, calibration, given["rounding steps"])
-    correct_biases(network, even, calibration)
     measured("adaptive", network)
     network.learn_ranges()
     train_rounded(
-        network, model, pool, steps=given["training steps"], batch=32, augment=distort, seed=seed, rate=3e-3,
-        range_rate=3e-3,
+        network, model, pool, steps=given["training steps"], batch=32, augment=distort, seed=seed,
+        rate=5e-4, range_rate=5e-4, settled_after=0.0,
     )  # fmt: skip
     measured("trained", network)
     named = [planted_fault_is_named(model, calibration[:60], 100 * seed + fault) for fault in range(given["faults"])]

@@ -3,6 +3,9 @@
 Krishnamoorthi (2018), "Quantizing deep convolutional networks for efficient inference: A whitepaper",
 arXiv:1806.08342. Pictures are bytes, weights int8 by channel, values between steps uint8 by tensor with a zero point,
 sums and biases int32; a sum comes back to eight bits by a fixed-point multiplication (see `fixed_point`).
+
+It is four times smaller than float32, and the same bits everywhere. It is no faster than float where float has wide
+fused multiply-adds: products are taken in pairs of int16, and AVX-512's own instruction for bytes is not used.
 """
 
 from __future__ import annotations

@@ -10,9 +10,6 @@ if TYPE_CHECKING:
 
     from tercile.quantization.training.fake_quantize import RoundedNetwork
 
-#: Share of the steps after which batch norms use running statistics, as they will at inference.
-SETTLED_AFTER = 0.5
-
 
 def train_rounded(
     network: RoundedNetwork,
@@ -23,6 +20,7 @@ def train_rounded(
     batch: int = 64,
     rate: float = 1e-3,
     range_rate: float = 1e-3,
+    settled_after: float = 0.5,
     augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
     seed: int = 0,
 ) -> float:
@@ -41,6 +39,9 @@ def train_rounded(
     rate, range_rate
         Rate of weights, in units of each tensor's root mean square, and of ranges, which are logarithms; both fall to 0
         along a cosine.
+    settled_after
+        Share of the steps after which batch norms use running statistics in training too, as they will at inference; 0
+        for a short tuning, in which what a batch norm has seen before is worth more than what it would see.
     augment
         Distorts a batch.
 
@@ -73,6 +74,8 @@ def train_rounded(
 
     if not len(pictures):
         raise ValueError("pictures is empty: there is nothing to train on")
+    if not 0 <= settled_after <= 1:
+        raise ValueError(f"settled_after must be between 0 and 1, got {settled_after}")
     if steps < 1 or batch < 1:
         raise ValueError(f"steps and batch must be at least 1, got {steps} and {batch}")
     ranges = [
@@ -91,7 +94,7 @@ def train_rounded(
     late: list[float] = []
     with torch.enable_grad():
         for step in range(steps):
-            if step == int(SETTLED_AFTER * steps):
+            if step == int(settled_after * steps):
                 network.settle_norms()
             x = pictures[torch.randint(len(pictures), (batch,), generator=generator)]
             x = x if augment is None else augment(x, generator)
