@@ -34,8 +34,8 @@ MEASURED_ON = (
     "1.6 bits: accuracy on 1,250 held-out MNIST digits and KL divergence from the float network"
 )
 BASELINE = (
-    "rounding to nearest with least-squares scales; GPTQ on the same inputs, those of the network quantized so far; and "
-    "the same path following with the original network's inputs left out"
+    "rounding to nearest with least-squares scales; GPTQ on the same inputs, those of the network quantized so far; "
+    "and the same path following with the original network's inputs left out"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"widths": "128 to 1,024", "neurons": 8, "test pictures": 40, "calibration pictures": 8},
