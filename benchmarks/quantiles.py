@@ -261,14 +261,17 @@ def picture(document: dict[str, Any], path: Path) -> None:
                 textcoords="offset points", fontsize=7,
             )  # fmt: skip
     left.set(xscale="log", xlabel="million values a second", ylabel="largest rank error", title="KLL, k=200")
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, left.get_ylim()[1] * 1.1)
     left.set_xlim(right=left.get_xlim()[1] * 2)
     left.legend(fontsize=7)
+    if "tables" not in document:
+        right.set_axis_off()
     for name, row in document.get("tables", {}).items():
         right.scatter(row["rows a second"] / 1e6, max(row["largest rank error"], 1e-7), label=name)
     right.set(xscale="log", yscale="log", xlabel="million rows a second", ylabel="largest rank error")
     right.set_title("grouped quantiles of a Parquet file")
-    right.legend(fontsize=7)
+    if "tables" in document:
+        right.legend(fontsize=7)
     for axis in (left, right):
         axis.grid(alpha=0.25)
         axis.title.set_fontsize(9)
