@@ -19,7 +19,8 @@ import torch
 import tercile
 from tercile import arrays, files
 from tercile.api import NotCertified, export, load, verify
-from tercile.compression.pipeline import check_memory, last_true, walk_rungs
+from tercile.compression.memory import check_memory
+from tercile.compression.search import last_true, walk_rungs
 from tercile.compression.source import open_source
 
 from . import toy

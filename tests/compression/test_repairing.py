@@ -11,15 +11,10 @@ import pytest
 import tercile
 from tercile.api import load, verify
 from tercile.compression.repairing import RepairedRung, repair_rungs
-from tercile.quantization.allocation import Allocation
 
 from . import toy
 
 BUILD = "tests.compression.toy:build"
-
-
-def ladder(losses: list[float]) -> list[Allocation]:
-    return [Allocation({}, 1000 - number, loss) for number, loss in enumerate(losses)]
 
 
 def search(losses, frontier, left, wanted=0.02, margin=0.002):
@@ -34,7 +29,7 @@ def search(losses, frontier, left, wanted=0.02, margin=0.002):
         loss = left * losses[repaired.rung]
         return loss, loss + margin
 
-    return tried, [one.rung for one in repair_rungs(ladder(losses), frontier, mend, look, wanted)]
+    return tried, [one.rung for one in repair_rungs(losses, frontier, mend, look, wanted)]
 
 
 LOSSES = list(np.geomspace(0.001, 0.5, 64))

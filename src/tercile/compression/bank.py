@@ -13,6 +13,7 @@ import torch
 
 from tercile.arrays import load_arrays, save_arrays
 from tercile.quantization import QTensor, Scheme
+from tercile.quantization.grids import Grid
 from tercile.quantization.solvers import bias_correction, coordinate_descent, gptq, output_error, round_to_nearest
 from tercile.quantization.statistics import Statistics
 
@@ -85,7 +86,8 @@ class Bank:
                 error = float(squared @ reads / reads.sum())
             else:
                 q = gptq(weight, statistics, scheme)
-                if not isinstance(module, torch.nn.Embedding):  # a table is too long to go over it again
+                # Going over it again wins 5 to 10% of the error of numbers, and next to nothing of sequences.
+                if isinstance(scheme.grid, Grid) and not isinstance(module, torch.nn.Embedding):
                     q = coordinate_descent(weight, q, statistics)
                 error = output_error(weight, q, statistics)
                 if bias is not None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tercile.compression.bank import Stored
+from tercile.compression.search import Found, Rung
 from tercile.compression.source import Source, learnt
 from tercile.compression.tasks import Task
 from tercile.filters.data import Example, Selection
-from tercile.quantization.allocation import Allocation, SensitivityTable
+from tercile.quantization.allocation import SensitivityTable
 from tercile.quantization.families import Family
 
 DETAILS = "details.json"
@@ -25,9 +25,9 @@ def make_details(
     family: Family,
     chosen: Selection,
     table: SensitivityTable,
-    ladder: Sequence[Allocation],
+    ladder: Sequence[Rung],
     stored: Mapping[str, Stored],
-    selection_losses: Mapping[int, np.ndarray],
+    found: Found,
     steps: Sequence[Mapping[str, Any]],
     losses: np.ndarray,
     kept_bytes: int,
@@ -39,8 +39,8 @@ def make_details(
     ----------
     table, ladder, stored
         What was predicted, what was on offer, and what each layer became.
-    selection_losses
-        By rung, where it was compared.
+    found
+        What the selection data had to say.
     steps
         Of the walk.
     losses
@@ -86,15 +86,20 @@ def make_details(
         "ladder": [
             {
                 "rung": number,
-                "nbytes": kept_bytes + allocation.nbytes,
-                "predicted_loss": None if math.isnan(allocation.loss) else allocation.loss,
-                "selection_loss": float(selection_losses[number].mean()) if number in selection_losses else None,
+                "nbytes": kept_bytes + one.nbytes,
+                "predicted_loss": one.predicted,
+                "selection_loss": float(found.losses[number].mean()) if number in found.losses else None,
                 "certified": by_rung[number]["certified"] if number in by_rung else None,
                 "risk": by_rung[number]["risk"] if number in by_rung else None,
                 "bound": by_rung[number]["bound"] if number in by_rung else None,
             }
-            for number, allocation in enumerate(ladder)
+            | ({} if one.repaired is None else {"repaired_from": one.repaired.rung})
+            for number, one in enumerate(ladder)
         ],
+        "repair": {
+            "rungs": [number for number, one in enumerate(ladder) if one.repaired is not None],
+            "left_out": found.not_repaired,
+        },
         **describe_losses(losses, chosen.certification),
     }
 

@@ -20,11 +20,10 @@ from tercile.compression.tasks import Task, run
 from tercile.compression.workspace import Workspace
 from tercile.filters.data import Example
 from tercile.quantization import QTensor
-from tercile.quantization.allocation import Allocation
 from tercile.quantization.families import Family
 from tercile.quantization.training import Distillation, Rates, Reconstruction, Repair, repair
 
-# Share of a rung's loss that is left after its repair: on MiniLM 0.9 under trellis grids, whose codes stay, and 0.7 where
+# Share of a rung's loss that is left after its repair: on MiniLM 0.9 under trellis grids, whose codes stay, 0.7 where
 # codes can move. Only steers the first guess, which should pass: a second is made where more was won.
 USUALLY_LEFT = 0.9
 #: Rungs that are repaired at most.
@@ -61,7 +60,7 @@ class RepairedRung:
 
 
 def repair_rungs(
-    ladder: Sequence[Allocation],
+    predicted: Sequence[float],
     frontier: int,
     mend: Callable[[int, RepairedRung | None], RepairedRung],
     look: Callable[[RepairedRung], tuple[float, float]],
@@ -71,8 +70,8 @@ def repair_rungs(
 
     Parameters
     ----------
-    ladder, frontier
-        From safest to smallest, and the last rung that promises to pass without a repair.
+    predicted, frontier
+        Loss of every rung by the sensitivity table, and the last rung that promises to pass without a repair.
     mend
         (rung, the repaired rung before) -> the rung repaired.
     look
@@ -87,15 +86,15 @@ def repair_rungs(
     found: dict[int, RepairedRung] = {}
     left, last = USUALLY_LEFT, None
     # Between the last that passed and the first that failed.
-    low, high = max(frontier, 0), len(ladder)
+    low, high = max(frontier, 0), len(predicted)
     loss_wanted = wanted
     for _ in range(REPAIRS):
-        rung = _largest(ladder, loss_wanted / left, low, high)
+        rung = _largest(predicted, loss_wanted / left, low, high)
         if rung <= low:
             break
         last = mend(rung, last)
         loss, bound = look(last)
-        left = max(loss, 1e-12) / max(ladder[rung].loss, 1e-12)
+        left = max(loss, 1e-12) / max(predicted[rung], 1e-12)
         # The bound lies above the mean by what the number of units leaves open, which hardly depends on the rung.
         loss_wanted = max(wanted - (bound - loss), 0.1 * wanted)
         if bound <= wanted:
@@ -106,9 +105,9 @@ def repair_rungs(
     return [found[rung] for rung in sorted(found)]
 
 
-def _largest(ladder: Sequence[Allocation], loss: float, low: int, high: int) -> int:
+def _largest(predicted: Sequence[float], loss: float, low: int, high: int) -> int:
     """The last rung between low and high whose predicted loss is at most this; low if there is none."""
-    return max((rung for rung in range(low + 1, high) if ladder[rung].loss <= loss), default=low)
+    return max((rung for rung in range(low + 1, high) if predicted[rung] <= loss), default=low)
 
 
 def mend_rung(
