@@ -269,7 +269,8 @@ def picture(document: dict[str, Any], path: Path) -> None:
         right.set_axis_off()
     for name, row in document.get("tables", {}).items():
         right.scatter(row["rows a second"] / 1e6, max(row["largest rank error"], 1e-7), label=name)
-    right.set(xscale="log", yscale="log", xlabel="million rows a second", ylabel="largest rank error")
+    right.set_xlim(left=0)
+    right.set(yscale="log", xlabel="million rows a second", ylabel="largest rank error")
     right.set_title("grouped quantiles of a Parquet file")
     if "tables" in document:
         right.legend(fontsize=7)
