@@ -32,15 +32,21 @@ def test_of_equal_costs_the_blocks_raised_leave_the_least_noise_of_all_choices()
     assert set(chosen) == set(best)
 
 
-def test_the_budget_is_kept_and_a_block_that_does_not_fit_is_passed_over():
-    assert hybrid({"a": [1.0], "b": [2.0], "c": [3.0]}, {"a": 100, "b": 5, "c": 5}, 10) == ("b", "c")
+def test_the_blocks_raised_take_away_most_noise_of_all_sets_that_fit():
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        ratios = {str(i): [float(random.uniform(5, 40))] for i in range(6)}
+        extra = {name: int(random.integers(1, 50)) for name in ratios}
+        noise = {name: 10 ** (-values[0] / 10) for name, values in ratios.items()}
+        sets = [s for size in range(7) for s in itertools.combinations(ratios, size) if sum(extra[n] for n in s) <= 70]
+        best = max(sum(noise[name] for name in chosen) for chosen in sets)
+        found = hybrid(ratios, extra, 70)
+        assert sum(extra[name] for name in found) <= 70
+        assert sum(noise[name] for name in found) == pytest.approx(best)
+
+
+def test_no_budget_raises_nothing():
     assert hybrid({"a": [1.0]}, {"a": 100}, 0) == ()
-
-
-def test_by_the_byte_a_small_block_goes_before_a_large_one_with_a_little_more_noise():
-    ratios, extra = {"small": [12.0], "large": [11.0]}, {"small": 10, "large": 1000}
-    assert hybrid(ratios, extra, 1000, per_byte=True) == ("small",)
-    assert hybrid(ratios, extra, 1000) == ("large",)
 
 
 def test_the_worst_group_decides_who_needs_care():

@@ -226,13 +226,17 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
     def raised(chosen: Sequence[str]) -> dict[str, str]:
         return four | {name: W8 for block in chosen for name in blocks[block]}
 
-    widths = raised(hybrid(of_blocks, extra, budget, per_byte=True))
+    widths = raised(hybrid(of_blocks, extra, budget))
     found |= measured("hybrid", network, widths)
     chance = []
     for draw in range(given["draws"]):
-        order = np.random.default_rng(1000 * seed + draw).permutation(list(blocks))
-        level = {str(block): [float(place)] for place, block in enumerate(order)}
-        chance.append(measured("random", network, raised(hybrid(level, extra, budget)))["random_ratio"])
+        # In random order, every block that still fits.
+        left, drawn_blocks = budget, []
+        for block in np.random.default_rng(1000 * seed + draw).permutation(list(blocks)):
+            if extra[block] <= left:
+                left -= extra[block]
+                drawn_blocks.append(str(block))
+        chance.append(measured("random", network, raised(drawn_blocks))["random_ratio"])
     found["random_ratio"] = float(np.mean(chance))
 
     # Local: modules whose inputs are worst at their worst time step, smoothed by what the noisiest step shows.

@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tercile.quantization.allocation.budget import allocate
+from tercile.quantization.allocation.sensitivity import SensitivityTable
+
 
 def noise_ratio(signal: np.ndarray, approximation: np.ndarray) -> float:
     """10 log10 of squared signal over squared error, in decibels; 300 where there is no error.
@@ -43,21 +46,21 @@ def noise_ratio(signal: np.ndarray, approximation: np.ndarray) -> float:
     return 300.0 if error == 0 else min(300.0, 10 * math.log10(max(power, 1e-300) / error))
 
 
-def hybrid(
-    ratios: Mapping[str, Sequence[float]], extra: Mapping[str, int], budget: int, *, per_byte: bool = False
-) -> tuple[str, ...]:
-    """Blocks that get higher precision: those of the lowest ratio, for as long as their extra bytes fit.
+def hybrid(ratios: Mapping[str, Sequence[float]], extra: Mapping[str, int], budget: int) -> tuple[str, ...]:
+    """Blocks that get higher precision: of all sets whose extra bytes fit, the one that takes away most noise.
 
     Parameters
     ----------
     ratios
-        Of each block, in decibels, at each group (time step); their mean counts.
+        Of each block, in decibels, at each group (time step); their mean counts, as relative noise.
     extra
         Bytes that higher precision costs each block.
     budget
         Most extra bytes of all together.
-    per_byte
-        Rank by noise a byte of extra, and not by noise: the greedy choice where blocks differ much in size.
+
+    Returns
+    -------
+    Names, noisiest first. Where costs are alike these are the blocks of the lowest ratios.
 
     Raises
     ------
@@ -74,18 +77,15 @@ def hybrid(
     for name, values in ratios.items():
         if not len(values) or name not in extra:
             raise ValueError(f"block {name!r} needs a ratio and the bytes that higher precision costs it")
-    level = {name: float(np.mean(values)) for name, values in ratios.items()}
-
-    def urgency(name: str) -> float:
-        noise = -level[name] / 10
-        return noise - np.log10(max(extra[name], 1)) if per_byte else noise
-
-    chosen, spent = [], 0
-    for name in sorted(level, key=urgency, reverse=True):
-        if spent + extra[name] <= budget:
-            chosen.append(name)
-            spent += extra[name]
-    return tuple(chosen)
+    noise = {name: 10 ** (-float(np.mean(values)) / 10) for name, values in ratios.items()}
+    table = SensitivityTable(
+        tuple(noise),
+        ("as it is", "raised"),
+        np.array([[0, extra[name]] for name in noise], dtype=np.int64),
+        np.array([[value, 0.0] for value in noise.values()]),
+    )
+    choices = allocate(table, budget).choices
+    return tuple(sorted((name for name in noise if choices[name] == "raised"), key=lambda name: -noise[name]))
 
 
 def time_sensitive(ratios: Mapping[str, Sequence[float]], share: float = 0.25) -> tuple[str, ...]:
