@@ -103,7 +103,7 @@ def test_compress_hands_every_option_on(ask, compressed) -> None:
     asked = ask(
         "compress", "minilm", "--max-loss", "0.02", "--confidence", "0.9", "--out", "there", "--data", "-",
         "--task", "embedding", "--loss", "mine:loss", "--quantile", "0.8", "--seed", "7", "--column", "body",
-        "--label-column", "kind", "--schemes", "int8-channel, int4-g64", "--units", "500", "--force",
+        "--label-column", "kind", "--schemes", "int8-channel, int4-g64", "--units", "500", "--for", "gguf", "--force",
     )  # fmt: skip
     assert asked.exit_code == 0, asked.stderr
     ((arguments, named),) = compressed
@@ -112,7 +112,7 @@ def test_compress_hands_every_option_on(ask, compressed) -> None:
     assert named == {
         "max_loss": 0.02, "confidence": 0.9, "out": Path("there"), "task": "embedding", "loss": "mine:loss",
         "quantile": 0.8, "seed": 7, "column": "body", "label_column": "kind", "units": 500, "force": True,
-        "schemes": ("int8-channel", "int4-g64"),
+        "schemes": ("int8-channel", "int4-g64"), "to_format": "gguf",
     }  # fmt: skip
 
 
@@ -277,6 +277,29 @@ def test_export_says_where_the_model_is(ask, monkeypatch, tmp_path) -> None:
     asked = ask("export", "small", "--to", "float", "--out", str(tmp_path), "--json")
     assert json.loads(asked.stdout) == {"format": "float", "out": str(tmp_path)}
     assert str(tmp_path) in ask("export", "small", "--out", str(tmp_path)).stdout.replace("\n", "")
+
+
+def test_certify_hands_every_option_on_and_ends_with_1_when_nothing_can_be_promised(ask, monkeypatch) -> None:
+    seen = []
+
+    def certify(*arguments, **named):
+        seen.append((arguments, named))
+        raise api.NotCertified("not certified: it loses 0.5")
+
+    monkeypatch.setattr(api, "certify", certify)
+    shown = ask(
+        "certify", "minilm", "model.gguf", "--data", "-", "--max-loss", "0.1", "--confidence", "0.9", "--out", "there",
+        "--task", "embedding", "--loss", "mine:loss", "--quantile", "0.8", "--seed", "7", "--column", "body",
+        "--label-column", "kind", "--units", "500", "--force", "--json",
+    )  # fmt: skip
+    assert shown.exit_code == 1 and json.loads(shown.stdout)["certified"] is False
+    ((arguments, named),) = seen
+    named.pop("progress")
+    assert arguments == ("minilm", "model.gguf", "-")
+    assert named == {
+        "max_loss": 0.1, "confidence": 0.9, "out": Path("there"), "task": "embedding", "loss": "mine:loss",
+        "quantile": 0.8, "seed": 7, "column": "body", "label_column": "kind", "units": 500, "force": True,
+    }  # fmt: skip
 
 
 def test_the_zoo_lists_and_shows_its_models(ask) -> None:
