@@ -64,7 +64,9 @@ SCHEMES = ("int8-channel", "int4-g32", "int3-g32", "int2-g32", "trellis2-channel
 
 
 def test_a_repaired_rung_is_stored_as_it_was_certified(pool, tmp_path, monkeypatch) -> None:
-    arguments = {"max_loss": 0.1, "task": "classifier", "schemes": SCHEMES, "units": 400}
+    arguments = {"max_loss": 0.2, "task": "classifier", "schemes": SCHEMES[:4], "units": 400}
+    # On a ladder as short as this one a bolder guess reaches a rung beyond the frontier.
+    monkeypatch.setattr("tercile.compression.repairing.USUALLY_LEFT", 0.6)
     small = tercile.compress(BUILD, pool, out=tmp_path / "repaired", **arguments)
     repaired = small.details["repair"]["rungs"]
     assert repaired and small.certificate["rung"] in repaired
