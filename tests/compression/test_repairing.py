@@ -71,14 +71,21 @@ def test_a_repaired_rung_is_stored_as_it_was_certified(pool, tmp_path, monkeypat
     repaired = small.details["repair"]["rungs"]
     assert repaired and small.certificate["rung"] in repaired
     assert small.details["ladder"][small.certificate["rung"]]["predicted_loss"] is None
-    monkeypatch.setattr("tercile.compression.pipeline.why_not_repaired", lambda source, settings: "not here")
-    plain = tercile.compress(BUILD, pool, out=tmp_path / "plain", **arguments)
-    assert plain.details["repair"] == {"rungs": [], "left_out": "not here"}
-    assert small.certificate["small"]["nbytes"] <= plain.certificate["small"]["nbytes"]
     assert verify(small.folder, original=BUILD).ok
     biases = [name for name, _ in toy.network().named_parameters() if name.endswith("bias")]
     original, other = toy.network(), load(small.folder, builder=BUILD).module
     assert any(not np.array_equal(original.get_parameter(n).detach(), other.get_parameter(n)) for n in biases)
+
+
+def test_the_details_say_why_nothing_was_repaired(pool, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tercile.compression.memory.free_bytes", lambda: 1 << 20)
+    monkeypatch.setattr("tercile.compression.memory.repair_bytes", lambda source: 1 << 30)
+    monkeypatch.setattr("tercile.compression.pipeline.check_memory", lambda source: None)
+    small = tercile.compress(
+        BUILD, pool, out=tmp_path / "small", max_loss=0.2, units=400, task="classifier", schemes=SCHEMES[:4]
+    )
+    why = "it takes 1.0 GiB more memory and 0.0 GiB are free"
+    assert small.details["repair"] == {"rungs": [], "left_out": why}
 
 
 def test_a_model_without_gradients_is_compressed_without_a_repair(pool, tmp_path) -> None:
