@@ -166,8 +166,8 @@ def card(measured: dict[str, Any], folder: Path = FOLDER) -> dict[str, Any]:
             "disjoint": "documents are split by a hash of their words; one of which more than a fifth also "
             "stands in the training text, line by line, is left out",
         },
-        "limits": "It was trained for an hour and a half on a machine shared with other work, on six tenths of "
-        "one pass: its clauses are mostly grammatical, it repeats itself, and it knows next to nothing.",
+        "limits": "It was trained for under four hours, in two schedules, on a machine shared with much other work, "
+        "and read the texts once: its clauses are grammatical, it repeats itself, and it knows next to nothing.",
         "context": CONTEXT,
         **measured,
         **provenance(),
