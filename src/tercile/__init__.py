@@ -4,7 +4,7 @@
     >>> tercile.__version__
     '0.1.0'
 
-Importing this package loads nothing heavy; `certify`, `compress`, `load` and `verify` bring in torch when they are first used.
+Importing this package loads nothing heavy; `certify`, `compress`, `load` and `verify` bring in torch when first used.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def test_the_gguf_package_decodes_the_very_numbers_that_we_do(spelling) -> None:
 def test_what_is_written_takes_what_the_scheme_counts(spelling) -> None:
     """Formats of ggml with unused sign bits in their small scales are the exception, and are larger by just these."""
     shape = (16, 512)
-    q = round_to_nearest(np.random.default_rng(0).standard_normal(shape).astype(np.float32), None, Scheme.parse(spelling))
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    q = round_to_nearest(weight, None, Scheme.parse(spelling))
     spare = {"Q6_K": 1, "Q3_K": 1}.get(block_type(q.scheme, shape), 0) * (16 * 512 // 16) / 8
     assert to_blocks(q)[1].nbytes == q.nbytes + spare
 

@@ -250,7 +250,7 @@ class Network:
     def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
         state = self.states[name]
         scale, offset = float(state.inputs.scale[0, 0]), float(state.inputs.offset[0, 0])
-        top = len(state.input_scheme.grid.table) - 1
+        top = len(state.input_scheme.scalar_grid.table) - 1
         inside = ((x - offset) / scale).clamp(0, top)
         # Straight through: rounding passes the gradient on.
         return (inside + (inside.round() - inside).detach()) * scale + offset

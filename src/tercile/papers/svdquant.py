@@ -143,9 +143,9 @@ def _inputs(encoder: SentenceEncoder, seed: int) -> dict[str, np.ndarray]:
     with ExitStack() as stack:
         for name, module in encoder.layers.items():
             stack.callback(module.register_forward_pre_hook(partial(keep, name)).remove)
-        for batch in encoder._batches(encoder.calibration):
+        for batch in encoder.batches(encoder.calibration):
             mask = batch["attention_mask"].bool()
-            encoder._run(batch)
+            encoder.run(batch)
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for name, parts in kept.items():

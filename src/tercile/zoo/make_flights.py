@@ -15,6 +15,7 @@ import io
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def main() -> None:
     )
     miles = minutes("distance")[first].astype(np.uint16)
     aircraft = np.unique([row["tailnum"] for row in rows], return_inverse=True)[1]
-    order = np.lexsort((minutes("sched_dep_time"), days))
+    order = np.lexsort((minutes("sched_dep_time"), np.asarray(days)))
     table = {
         "arrival_delay": minutes("arr_delay"),
         "departure_delay": minutes("dep_delay"),
@@ -51,7 +52,8 @@ def main() -> None:
         "route": route.astype(np.uint8),
         "aircraft": aircraft.astype(np.uint16),
     }
-    np.savez_compressed(SAMPLE, routes=routes, miles=miles, **{name: column[order] for name, column in table.items()})
+    columns: dict[str, Any] = {name: column[order] for name, column in table.items()}
+    np.savez_compressed(SAMPLE, routes=routes, miles=miles, **columns)
     print(f"{SAMPLE}: {len(rows):,} flights, {routes.size} routes, {SAMPLE.stat().st_size:,} bytes")
 
 

@@ -48,7 +48,7 @@ def fake_quantize(
     # Scales may be negative where a grid is used the other way round; zero scales divide by one and multiply by zero.
     divisor = torch.where(scale == 0, torch.ones_like(scale), scale)
     unit = ((x.float() - offset) / divisor).clamp(low, high)
-    rounded = unit + (nearest_level(unit.detach(), scheme.grid) - unit.detach())
+    rounded = unit + (nearest_level(unit.detach(), scheme.scalar_grid) - unit.detach())
     return (rounded * scale + offset).to(x.dtype)
 
 

@@ -42,7 +42,7 @@ class RoundedActivations(nn.Module):
     def __init__(self, scheme: Scheme, fixed: tuple[float, float] | None = None) -> None:
         super().__init__()
         self.scheme = scheme
-        self.top = len(scheme.grid.table) - 1
+        self.top = len(scheme.scalar_grid.table) - 1
         self.fixed = fixed is not None
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.low = nn.Parameter(torch.zeros(()), requires_grad=False)
@@ -250,7 +250,7 @@ class RoundedNetwork(nn.Module):
                 self.values[key(step.name)] = RoundedActivations(scheme)
         # Bytes divided by 255, exactly as pictures come; at other widths they are rounded like everything else.
         first = Scheme.parse(wide[1])
-        byte = len(first.grid.table) == 256
+        byte = len(first.scalar_grid.table) == 256
         self.values[INPUT] = RoundedActivations(first, (1 / 255, 0.0) if byte else None)
         self.rounds_values = True
         self.train(False)
