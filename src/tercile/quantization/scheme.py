@@ -156,7 +156,9 @@ class Scheme:
         if scale.ndim != 2:
             raise ValueError(f"scale must be (block rows, block columns), got shape {scale.shape}")
         if not np.isfinite(scale).all():
-            raise ValueError("scale holds NaN or infinity: the values that it was estimated from do too, or overflow")
+            raise ValueError(
+                "scale holds NaN or infinity: the values that it was estimated from do too, or need one beyond float32"
+            )
         if self.asymmetric:
             offset = self._checked_offset(offset, scale.shape)
         return self._checked(self._rounded(scale, offset))
