@@ -31,7 +31,7 @@ BASELINE = (
     "calibration pictures, nothing trained; and training in one stage with as many steps"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
-    "quick": {"test pictures": 60, "calibration pictures": 32, "steps a stage and block": 4, "one stage": "not run"},
+    "quick": {"test pictures": 60, "calibration pictures": 32, "steps a stage and block": 3},
     "full": {
         "test pictures": 1250,
         "calibration pictures": 128,
@@ -65,10 +65,9 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
     stored = bench.store_weights(copy.deepcopy(even), BITS, plain)
     found |= bench.scores("baseline_", stored, plain)
 
-    if size == "full":
-        shifted = {**plain, **bench.probabilities(even, shifted_logarithm)}
-        tune(bench, even, shifted, 2 * steps, seed, rounded=True)
-        found |= bench.scores("one_stage_", even, shifted)
+    shifted = {**plain, **bench.probabilities(even, shifted_logarithm)}
+    tune(bench, even, shifted, 2 * steps, seed, rounded=True)
+    found |= bench.scores("one_stage_", even, shifted)
 
     # First: a scale a channel after norms, weights in float. A smooth start.
     model = bench.copy()
