@@ -109,7 +109,11 @@ def load_package(folder: Path, builder: Builder | torch.nn.Module | None = None)
     ValueError
         If a file is missing or damaged, tensors do not fit the module, or a builder is needed and missing.
     """
-    packed = read_package(folder)
+    return open_packed(read_package(folder), folder, builder)
+
+
+def open_packed(packed: Packed, folder: Path, builder: Builder | torch.nn.Module | None = None) -> Source:
+    """What `load_package` gives, from a folder that was read already."""
     description = packed.description
     state = {name: torch.from_numpy(array) for name, array in packed.decoded().items()}
     source = _build(folder, description["architecture"], builder)

@@ -13,7 +13,7 @@ import torch
 from tercile.arrays import save_arrays
 from tercile.compression.export.plain import set_float32
 from tercile.compression.export.writing import copy_companions, new_folder
-from tercile.compression.package import WEIGHTS, load_package, read_package
+from tercile.compression.package import WEIGHTS, open_packed, read_package
 from tercile.quantization.export import find_format, pack_quantized, quantization_args
 
 
@@ -47,7 +47,7 @@ def export_compressed_tensors(folder: Path, out: Path) -> Path:
             "with --to float or --to onnx"
         )
     form = find_format("compressed-tensors")
-    module = load_package(folder).module
+    module = open_packed(packed, folder).module
     arrays: dict[str, np.ndarray] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, q in packed.quantized.items():

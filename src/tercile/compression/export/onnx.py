@@ -11,7 +11,7 @@ import torch
 
 from tercile.compression.export.onnx_weights import PackedGraph
 from tercile.compression.export.writing import copy_companions, new_folder
-from tercile.compression.package import Builder, load_package, read_package
+from tercile.compression.package import Builder, open_packed, read_package
 from tercile.compression.source import Source
 from tercile.compression.units import load_certification
 from tercile.quantization.export import find_format
@@ -59,7 +59,7 @@ def export_onnx(folder: Path, out: Path, builder: Builder | torch.nn.Module | No
     form = find_format("onnx")
     for name, q in packed.quantized.items():
         form.check(name, q.scheme, q.shape)
-    source = load_package(folder, builder)
+    source = open_packed(packed, folder, builder)
     units = load_certification(folder)
     program = _traced(source, source.prepare([unit.content for unit in units[:2]]))
     tied = {name: alias for alias, name in packed.description.get("tied", {}).items()}

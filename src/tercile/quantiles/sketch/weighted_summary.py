@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercile import _native
-from tercile.quantiles.sketch import incoming, questions
+from tercile.quantiles.sketch import questions
+from tercile.quantiles.sketch.any_sketch import RealSketch
 from tercile.quantiles.sketch.envelope import open_envelope, seal
-from tercile.quantiles.sketch.incoming import MOST_COUNT, NanPolicy
+from tercile.quantiles.sketch.incoming import MOST_COUNT
 from tercile.quantiles.sketch.questions import Floats
 
 _KIND, _VERSION = b"TWQS", 1
 
 
-class WeightedSummary:
+class WeightedSummary(RealSketch):
     """A mergeable summary of weighted numbers whose rank error is bounded for sure, whatever the stream.
 
     It tosses no coins: the same calls give the same bytes. The price beside `KLL` is size, some 100 kB where KLL
@@ -92,29 +93,14 @@ class WeightedSummary:
         """
         return min(1.0, 0.5 * self._native.gap / self.weight) if self.count else 0.0
 
-    def update(self, values: Any, weights: ArrayLike | None = None, *, nan_policy: NanPolicy = "raise") -> None:
-        """Put values in.
-
-        Parameters
-        ----------
-        values : numbers in any array that `KLL.update` takes. Infinities are values like others.
-        weights : positive numbers of the same shape. nan_policy : "raise", or "omit" to leave NaN and nulls out.
-
-        Raises
-        ------
-        ValueError, TypeError : NaN (named by its index), weights that are not positive; nothing was put in.
-
-        Cost: sorting each piece of some thousand values.
-        """
+    def _feed(self, values: Floats, weights: Floats | None) -> None:
         if weights is None:
-            pieces = incoming.floats(values, nan_policy)
-            self._room_for(float(sum(piece.size for piece in pieces)))
-            for piece in pieces:
-                self._native.update(piece.astype(np.float64, copy=False))
-            return
-        flat, weight = incoming.weighted(values, weights, nan_policy, whole=False)
-        self._room_for(float(weight.sum()))
-        self._native.update_weighted(flat, weight)
+            self._native.update(values)
+        else:
+            self._native.update_weighted(values, weights)
+
+    def _merge(self, other: Self) -> None:
+        self._native.merge(other._native)
 
     def merge(self, other: Self) -> Self:
         """Put in all that another sketch of the same eps has seen; returns self. The other is left as it was.
@@ -131,12 +117,8 @@ class WeightedSummary:
                 f"and {other.eps} for {other.expected}"
             )
         self._room_for(other.weight)
-        self._native.merge(other._native)
+        self._merge(other)
         return self
-
-    def __or__(self, other: Self) -> Self:
-        """A new sketch of what both have seen."""
-        return self.copy().merge(other)
 
     def copy(self) -> Self:
         """A sketch that goes on independently."""
@@ -165,30 +147,17 @@ class WeightedSummary:
         found = np.where(levels <= 0.0, values[0], np.where(levels >= 1.0, values[-1], found))
         return questions.as_answer(found)
 
-    def quantile_bounds(self, q: ArrayLike, confidence: float = 0.99) -> tuple[Any, Any]:
-        """Two values with the true q-quantile between them, always, whatever the confidence."""
-        questions.as_confidence(confidence)
-        levels = questions.as_levels(q)
+    def _quantile_bounds(self, levels: Floats) -> tuple[Floats, Floats]:
         values, after, before, highest = self._columns()
         # Values below entry i weigh no more than before[i]: short of q, so none of them is the quantile.
         index = np.searchsorted(before, levels * highest[-1], side="left") - 1
         low = values[np.maximum(index, 0)]
-        return questions.as_answer(low), questions.as_answer(questions.least_reaching(levels, values, after))
+        return low, questions.least_reaching(levels, values, after)
 
     def rank(self, x: ArrayLike) -> Any:
         """The share of weight at or below x, to within `error_bound`; ValueError when empty or x is NaN."""
         low, high = self._rank_bounds(questions.as_points(x))
         return questions.as_answer(0.5 * (low + high))
-
-    def rank_bounds(self, x: ArrayLike, confidence: float = 0.99) -> tuple[Any, Any]:
-        """Two shares with the true rank of x between them, always, whatever the confidence."""
-        questions.as_confidence(confidence)
-        low, high = self._rank_bounds(questions.as_points(x))
-        return questions.as_answer(low), questions.as_answer(high)
-
-    def cdf(self, points: ArrayLike) -> Floats:
-        """`rank` at each of the points, as an array."""
-        return np.atleast_1d(np.asarray(self.rank(points), dtype=np.float64))
 
     def to_bytes(self) -> bytes:
         """The whole state, with a version and a checksum."""
@@ -204,9 +173,6 @@ class WeightedSummary:
         """
         return cls._wrap(_native.WeightedSummary.load(open_envelope(_KIND, _VERSION, "WeightedSummary", data)))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_bytes, (self.to_bytes(),)
-
     def __repr__(self) -> str:
         return f"WeightedSummary(eps={self.eps:g}, count={self.count}, error_bound={self.error_bound:.4g})"
 
@@ -216,7 +182,7 @@ class WeightedSummary:
         sketch._native = native
         return sketch
 
-    def _room_for(self, more: float) -> None:
+    def _room_for(self, more: int | float) -> None:
         if self.weight + more > MOST_COUNT:
             raise ValueError(f"weights must not add up to more than {MOST_COUNT}, got {more} more")
 
