@@ -6,6 +6,7 @@ Both are imported inside the commands, so that `--help` needs no torch.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,6 +39,17 @@ app.add_typer(papers, name="papers", epilog="Example: tercile papers list")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 Folder = Annotated[Path, typer.Argument(help="A folder that `tercile compress --out` made.")]
+Confidence = Annotated[float, typer.Option(help="How sure the certificate has to be.")]
+Column = Annotated[str | None, typer.Option(help="Field of the data that holds the content.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Field that holds the label.")]
+Loss = Annotated[
+    str | None,
+    typer.Option(help="A loss of the task by name, or your own as `module:function`, in [0, 1]."),
+]
+Original = Annotated[
+    str,
+    typer.Argument(help="A name from `tercile zoo list`, a Transformers folder, or `module:function`."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
@@ -72,12 +84,9 @@ def _spellings(text: str) -> tuple[str, ...]:
     f"Stopped runs go on where they were when started again. {EXITS}"
 )
 def compress(
-    model: Annotated[
-        str,
-        typer.Argument(help="A name from `tercile zoo list`, a Transformers folder, or `module:function`."),
-    ],
+    model: Original,
     max_loss: Annotated[float, typer.Option(help="The loss that you can bear, between 0 and 1.")],
-    confidence: Annotated[float, typer.Option(help="How sure the certificate has to be.")] = 0.95,
+    confidence: Confidence = 0.95,
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")] = Path("small"),
     data: Annotated[
         str | None,
@@ -90,16 +99,13 @@ def compress(
         str | None,
         typer.Option(help="embedding, classifier, language-model or custom. Default: guessed from the model."),
     ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(help="A loss of the task by name, or your own as `module:function`, in [0, 1]."),
-    ] = None,
+    loss: Loss = None,
     quantile: Annotated[
         float | None, typer.Option(help="Promise this quantile of the loss, such as 0.95, not the mean.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split of the data.")] = 0,
-    column: Annotated[str | None, typer.Option(help="Field of the data that holds the content.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
+    column: Column = None,
+    label_column: LabelColumn = None,
     schemes: Annotated[
         str | None, typer.Option(help="On offer for each layer, by commas: int8-channel,int4-g64.")
     ] = None,
@@ -112,41 +118,28 @@ def compress(
     as_json: AsJson = False,
 ) -> None:
     """Make a model as small as your loss allows, with a certificate and a report."""
-    from tercile import terminal
-
-    with terminal.stopping("stopped; the same command goes on from here"):
-        from tercile import api
-
-        try:
-            with terminal.stages() as tell:
-                made = api.compress(
-                    model,
-                    _data(data),
-                    max_loss=max_loss,
-                    confidence=confidence,
-                    out=out,
-                    task=task,
-                    loss=loss,
-                    quantile=quantile,
-                    seed=seed,
-                    column=column,
-                    label_column=label_column,
-                    schemes=None if schemes is None else _spellings(schemes),
-                    units=units,
-                    to_format=to_format,
-                    force=force,
-                    progress=tell,
-                )
-        except api.NotCertified as error:
-            if as_json:
-                terminal.print_json({"certified": False, "reason": str(error)})
-            terminal.stop(str(error), 1)
-        folder = out if made.folder is None else made.folder
-        report = made.report(folder / "report.html")
-        if as_json:
-            terminal.print_json({"certified": True, **_places(folder, report), "certificate": made.certificate})
-        else:
-            terminal.print_compressed(_console(), made.certificate, made.details, folder, report)
+    _certified(
+        lambda api, tell: api.compress(
+            model,
+            _data(data),
+            max_loss=max_loss,
+            confidence=confidence,
+            out=out,
+            task=task,
+            loss=loss,
+            quantile=quantile,
+            seed=seed,
+            column=column,
+            label_column=label_column,
+            schemes=None if schemes is None else _spellings(schemes),
+            units=units,
+            to_format=to_format,
+            force=force,
+            progress=tell,
+        ),
+        out,
+        as_json,
+    )
 
 
 @app.command(
@@ -154,10 +147,7 @@ def compress(
     f"Stopped runs go on where they were when started again. {EXITS}"
 )
 def certify(
-    original: Annotated[
-        str,
-        typer.Argument(help="A name from `tercile zoo list`, a Transformers folder, or `module:function`."),
-    ],
+    original: Original,
     small: Annotated[
         str,
         typer.Argument(
@@ -175,26 +165,48 @@ def certify(
     max_loss: Annotated[
         float | None, typer.Option(help="The loss that you can bear. Default: find the least that can be promised.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="How sure the certificate has to be.")] = 0.95,
+    confidence: Confidence = 0.95,
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")] = Path("certified"),
     task: Annotated[
         str | None, typer.Option(help="embedding, classifier, language-model or custom. Default: guessed.")
     ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(help="A loss of the task by name, or your own as `module:function`, in [0, 1]."),
-    ] = None,
+    loss: Loss = None,
     quantile: Annotated[
         float | None, typer.Option(help="Bound this quantile of the loss, such as 0.95, not the mean.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Which units are drawn when there are more than --units.")] = 0,
-    column: Annotated[str | None, typer.Option(help="Field of the data that holds the content.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Field that holds the label.")] = None,
+    column: Column = None,
+    label_column: LabelColumn = None,
     units: Annotated[int, typer.Option(help="Most units that are scored.")] = 1500,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Certify a small model that any tool made, against its original."""
+    _certified(
+        lambda api, tell: api.certify(
+            original,
+            small,
+            _data(data),
+            max_loss=max_loss,
+            confidence=confidence,
+            out=out,
+            task=task,
+            loss=loss,
+            quantile=quantile,
+            seed=seed,
+            column=column,
+            label_column=label_column,
+            units=units,
+            force=force,
+            progress=tell,
+        ),
+        out,
+        as_json,
+    )
+
+
+def _certified(job: Callable[[Any, Any], Any], out: Path, as_json: bool) -> None:
+    """Run a job that ends in a certificate, given the api and whom to tell of progress; write the report and print."""
     from tercile import terminal
 
     with terminal.stopping("stopped; the same command goes on from here"):
@@ -202,32 +214,17 @@ def certify(
 
         try:
             with terminal.stages() as tell:
-                made = api.certify(
-                    original,
-                    small,
-                    _data(data),
-                    max_loss=max_loss,
-                    confidence=confidence,
-                    out=out,
-                    task=task,
-                    loss=loss,
-                    quantile=quantile,
-                    seed=seed,
-                    column=column,
-                    label_column=label_column,
-                    units=units,
-                    force=force,
-                    progress=tell,
-                )
+                made = job(api, tell)
         except api.NotCertified as error:
             if as_json:
                 terminal.print_json({"certified": False, "reason": str(error)})
             terminal.stop(str(error), 1)
-        report = made.report(out / "report.html")
+        folder = out if made.folder is None else made.folder
+        report = made.report(folder / "report.html")
         if as_json:
-            terminal.print_json({"certified": True, **_places(out, report), "certificate": made.certificate})
+            terminal.print_json({"certified": True, **_places(folder, report), "certificate": made.certificate})
         else:
-            terminal.print_compressed(_console(), made.certificate, made.details, out, report)
+            terminal.print_compressed(_console(), made.certificate, made.details, folder, report)
 
 
 @app.command(epilog=f"Example: tercile verify small. {EXITS}")
@@ -322,7 +319,7 @@ def debug(
     ] = "int8-tensor-asym-f32",
     task: Annotated[str | None, typer.Option(help="Default: guessed from the model.")] = None,
     examples: Annotated[int, typer.Option(help="How many examples are looked at.")] = 64,
-    column: Annotated[str | None, typer.Option(help="Field of the data that holds the content.")] = None,
+    column: Column = None,
     plot: Annotated[Path | None, typer.Option(help="SVG file to write.")] = None,
     as_json: AsJson = False,
 ) -> None:
