@@ -249,8 +249,14 @@ def certify(
     source, label, own_task, sample = _open(original, prepare)
     if data is None and sample is None:
         raise ValueError(f"data is missing: {label!r} brings no sample of its own; give --data")
+    packed = _packed_folder(small)
+    if data is None and packed is not None:
+        raise ValueError(
+            f"{packed} was made by tercile, as a rule with the sample of {label!r} that would be used now; give fresh "
+            "examples with --data, or see the certificate that it came with"
+        )
     made = make_task(source, task or own_task, loss)
-    opened = compression.open_third_party(small, builder or _packed_builder(small))
+    opened = compression.open_third_party(small, builder or (None if packed is None else _zoo_builder(packed)))
     outcome = compression.certify(
         source, opened, made, sample if data is None else data, folder,
         max_loss=max_loss, confidence=confidence, quantile=quantile, seed=seed, units=units,
@@ -372,9 +378,10 @@ def _zoo_builder(folder: Path) -> str | None:
     return made if made in {find(name).card.get("build") for name in ZOO} else None
 
 
-def _packed_builder(small: ModelSpec) -> str | None:
+def _packed_folder(small: ModelSpec) -> Path | None:
+    """The folder of a model that tercile packed; None for every other model."""
     path = Path(small) if isinstance(small, (str, os.PathLike)) else None
-    return _zoo_builder(path) if path is not None and (path / DESCRIPTION).is_file() else None
+    return path if path is not None and (path / DESCRIPTION).is_file() else None
 
 
 def _copy_of(source: Source) -> torch.nn.Module:

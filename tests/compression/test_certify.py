@@ -146,3 +146,9 @@ def test_a_promise_that_the_units_cannot_carry_is_refused_before_anything_is_sco
         tercile.certify(BUILD, ROUNDED, pool, out=tmp_path / "c", task="classifier", max_loss=0.001, units=400)
     shutil.rmtree(tmp_path / "c.partial", ignore_errors=True)
     assert not (tmp_path / "c").exists()
+
+
+def test_a_model_that_tercile_made_is_not_certified_again_on_the_sample_it_was_made_with(tmp_path) -> None:
+    (tmp_path / "tercile.json").write_text("{}")
+    with pytest.raises(ValueError, match="give fresh examples with --data"):
+        tercile.certify("digits-cnn", tmp_path, out=tmp_path / "c")
