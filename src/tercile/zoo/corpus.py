@@ -169,8 +169,18 @@ def python_sections(root: Path = Path("/usr/share/doc/python3.11/html")) -> Iter
             yield section
 
 
-def wordnet_entries(root: Path = Path("/usr/share/wordnet")) -> Iterator[tuple[str, list[str]]]:
-    """Yield each synset of WordNet as its words with their definition, and its example sentences."""
+@dataclass(frozen=True)
+class Synset:
+    """A meaning in WordNet: its words, the number of the file its authors kept it in, definition and examples."""
+
+    words: tuple[str, ...]
+    file: int
+    meaning: str
+    examples: tuple[str, ...]
+
+
+def wordnet_synsets(root: Path = Path("/usr/share/wordnet")) -> Iterator[Synset]:
+    """Yield each synset of WordNet that has a definition."""
     for part in ("noun", "verb", "adj", "adv"):
         with open(root / f"data.{part}", encoding="utf-8") as lines:
             for line in lines:
@@ -183,7 +193,13 @@ def wordnet_entries(root: Path = Path("/usr/share/wordnet")) -> Iterator[tuple[s
                 examples = re.findall(r'"([^"]{12,})"', gloss)
                 meaning = re.split(r'[;:]?\s*"', gloss.strip(), maxsplit=1)[0].strip(" ;:")
                 if meaning:
-                    yield f"{', '.join(words)}: {meaning}.", [_sentence(text) for text in examples]
+                    yield Synset(tuple(words), int(columns[1]), meaning, tuple(_sentence(text) for text in examples))
+
+
+def wordnet_entries(root: Path = Path("/usr/share/wordnet")) -> Iterator[tuple[str, list[str]]]:
+    """Yield each synset of WordNet as its words with their definition, and its example sentences."""
+    for synset in wordnet_synsets(root):
+        yield f"{', '.join(synset.words)}: {synset.meaning}.", list(synset.examples)
 
 
 def _sentence(text: str) -> str:
