@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tercile.commands.page import app as page
 from tercile.commands.quantiles import EPILOG, quantiles
 from tercile.named import named
 from tercile.papers.commands import app as papers
@@ -36,6 +37,7 @@ zoo = typer.Typer(help="Models and data that are always there.", no_args_is_help
 app.add_typer(zoo, name="zoo", epilog="Example: tercile zoo list")
 app.command("quantiles", epilog=EPILOG)(quantiles)
 app.add_typer(papers, name="papers", epilog="Example: tercile papers list")
+app.add_typer(page, name="page", epilog="Example: tercile page --port 8000")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 Folder = Annotated[Path, typer.Argument(help="A folder that `tercile compress --out` made.")]
