@@ -22,6 +22,17 @@ struct Levels {
 // Rows of a tile of the column loop: what a core keeps in its own cache beside a row of the factor.
 constexpr int kTileRows = 64;
 
+// Vectors as an index keeps them: `dimension` values a row, one row after another.
+struct StoredRows {
+  enum Kind { float32, float16, int8, table };
+  const void* data;
+  std::size_t dimension;  // for product codes: bytes a row
+  Kind kind;
+  bool squared;         // squared differences, else products with their sign changed
+  const float* scale;   // of int8, one a dimension, padded with zeros to a multiple of 16: value = offset + scale * code
+  const float* offset;
+};
+
 struct Kernels {
   const char* name;
 
@@ -70,6 +81,15 @@ struct Kernels {
   void (*integer_sum)(const std::uint8_t* a, const std::uint8_t* b, std::size_t n, std::int32_t a_zero,
                       std::int32_t b_zero, std::int32_t a_multiplier, std::int32_t b_multiplier, std::int32_t shift,
                       std::int32_t zero, std::int32_t low, std::int32_t high, std::uint8_t* out);
+
+  // out[q][i] = distance of query q, padded with zeros to a multiple of 16, from row which[i]; out rows hold a multiple
+  // of 4. For product codes a query is its table of 256 numbers a byte, and the distance their sum.
+  void (*row_distances)(const float* query, std::size_t queries, std::size_t stride, const StoredRows& rows,
+                        const std::uint32_t* which, std::size_t count, float* out, std::size_t out_stride);
+
+  // out[r][16 * block + lane] = product of x[r] with one of the vectors packed as [block][dimension][16].
+  void (*packed_products)(const float* x, std::size_t rows, std::size_t dimension, const float* packed,
+                          std::size_t blocks, float* out);
 };
 
 extern const Kernels kernels_plain;

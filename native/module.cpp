@@ -24,4 +24,5 @@ NB_MODULE(_native, module) {
   tercile::bind_integer(module);
   tercile::bind_trellis(module);
   tercile::bind_hadamard(module);
+  tercile::bind_search(module);
 }
