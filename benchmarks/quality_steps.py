@@ -31,6 +31,8 @@ from tercile.quantization.transforms import emphasis, smooth
 SCHEME = "int{}-g64-asym-k6"
 #: What the plain GPTQ writes: float16 scales and whole zero points, 0.31 (4 bits) to 0.28 (2 bits) bits a weight.
 PLAIN_SCHEME = "int{}-g64-asym"
+#: Trellis codes on rotated weights need no groups: a scale a row, 0.01 bits a weight here, leaves 0.25 for the codes.
+TRELLIS_SCHEME = "trellis{}.25-channel-rot"
 
 
 @dataclass(frozen=True)
@@ -152,13 +154,23 @@ def _smoothed(subject: Any, bits: int, before: Made | None) -> Made:
     return Made(model=small, bits=8 * nbytes / sum(int(np.prod(t.shape)) for t in weights.values()))
 
 
-def _sequential(subject: Any, bits: int, before: Made | None) -> Made:
-    scheme = Scheme.parse(SCHEME.format(bits))
-    solved = solve_blocks(
-        subject.model, subject.family, subject.batches[:: subject.apart], forward=subject.forward, keep=subject.keep,
-        solve=lambda layer, weight, seen: descend(weight, seen, scheme),
-    )  # fmt: skip
-    return Made(solved.weights, solved.vectors)
+def _in_sequence(spelling: str, apart: int | None = None) -> Callable[[Any, int, Made | None], Made]:
+    """Each layer solved on what the stored ones before it give, from one batch in so many."""
+
+    def make(subject: Any, bits: int, before: Made | None) -> Made:
+        scheme = Scheme.parse(spelling.format(bits))
+        solved = solve_blocks(
+            subject.model, subject.family, subject.batches[:: apart or subject.apart], forward=subject.forward,
+            keep=subject.keep, solve=lambda layer, weight, seen: descend(weight, seen, scheme),
+        )  # fmt: skip
+        return Made(solved.weights, solved.vectors)
+
+    return make
+
+
+def _trellis(subject: Any, bits: int, before: Made | None) -> Made:
+    scheme = Scheme.parse(TRELLIS_SCHEME.format(bits))
+    return Made(_each(subject, lambda w, seen: descend(w, seen, scheme)))
 
 
 BLOCK_PASSES, WHOLE_PASSES = 1, 1
@@ -236,8 +248,11 @@ STEPS: dict[str, Step] = {
     "gptq": Step("GPTQ", _gptq),
     "descent": Step("GPTQ, two sweeps of coordinate descent", _descent),
     "smoothed": Step("the same behind smoothing, biases corrected", _smoothed),
-    "sequential": Step("in sequence: each layer on what the stored ones before it give", _sequential, kept=True),
+    "sequential": Step("in sequence: each layer on what the stored ones before it give", _in_sequence(SCHEME), kept=True),
+    "trellis": Step("trellis codes on rotated weights, GPTQ, coordinate descent", _trellis),
+    "trellis-sequential": Step("the same in sequence, all batches shown", _in_sequence(TRELLIS_SCHEME, 1), kept=True),
     "blocks": Step("in sequence, then block reconstruction", _blocks, after="sequential", kept=True),
     "whole": Step("in sequence, then distilled as a whole", _whole, after="sequential"),
     "both": Step("in sequence, block reconstruction, then distilled as a whole", _whole, after="blocks"),
+    "trellis-whole": Step("trellis codes in sequence, then scales and vectors distilled", _whole, "trellis-sequential"),
 }
