@@ -50,6 +50,35 @@ class Settings:
         Whether readers may start a compression, one at a time.
     live_seconds
         After which a live run is stopped.
+    half_life_days
+        After which a reading counts half in what is read most.
+    feeds
+        Atom addresses from which `tercile page fetch` pulls papers.
+    feed_contact
+        Mail address by which the owners of those hosts can reach you; without it nothing is fetched.
+    feed_hours
+        Pause between two rounds.
+    feed_pages
+        Most pages of one feed in one round.
+    feed_robots
+        Whether robots.txt forbids; set it to false only for a host whose terms allow programs.
+    mail_from
+        Sender of the digest, such as ``tercile <digest@example.org>``; empty for no digest.
+    bounce_address
+        Where mail that can't be delivered comes back, such as ``bounces@example.org``; each letter gets its own address
+        by plus and a number. By default the sender.
+    smtp_host, smtp_port
+        The mail server; port 0 takes 25, 587 or 465 by `smtp_security`.
+    smtp_security
+        ``none``, ``starttls`` or ``tls``.
+    smtp_user, smtp_password
+        Where the server asks for them.
+    smtp_connections
+        Kept open at once.
+    smtp_timeout
+        Seconds that an answer may take.
+    hard_bounces
+        Letters of a month that may come back for good before a reader is suspended.
     """
 
     data: Path = field(default_factory=default_data)
@@ -67,10 +96,27 @@ class Settings:
     encoder_threads: int = 1
     live_runs: bool = True
     live_seconds: int = 1800
+    half_life_days: int = 7
+    feeds: tuple[str, ...] = ()
+    feed_contact: str = ""
+    feed_hours: int = 6
+    feed_pages: int = 10
+    feed_robots: bool = True
+    mail_from: str = ""
+    bounce_address: str = ""
+    smtp_host: str = ""
+    smtp_port: int = 0
+    smtp_security: str = "starttls"
+    smtp_user: str = ""
+    smtp_password: str = field(default="", repr=False)
+    smtp_connections: int = 4
+    smtp_timeout: int = 60
+    hard_bounces: int = 3
 
     def __post_init__(self) -> None:
         at_least_one = ("reads_per_minute", "writes_per_minute", "form_limit", "upload_limit", "encoder_threads")
-        for name in (*at_least_one, "live_seconds"):
+        mail = ("smtp_connections", "smtp_timeout", "hard_bounces", "half_life_days", "feed_hours", "feed_pages")
+        for name in (*at_least_one, "live_seconds", *mail):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.port <= 65535:
@@ -82,6 +128,10 @@ class Settings:
                     f"base_url must be an address such as https://papers.example.org without a slash at its end, "
                     f"got {self.base_url!r}"
                 )
+        if self.smtp_security not in {"none", "starttls", "tls"}:
+            raise ValueError(f"smtp_security must be none, starttls or tls, got {self.smtp_security!r}")
+        if not 0 <= self.smtp_port <= 65535:
+            raise ValueError(f"smtp_port must be between 0 and 65535, got {self.smtp_port}")
         if self.repository is not None and not self.repository.startswith("https://"):
             raise ValueError(f"repository must be an https address with {{path}} in it, got {self.repository!r}")
 
@@ -92,6 +142,11 @@ class Settings:
             return self.base_url
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def mails(self) -> bool:
+        """Whether there is a sender and a server, so that a digest can go out."""
+        return bool(self.mail_from and self.smtp_host)
 
     @property
     def secure(self) -> bool:
