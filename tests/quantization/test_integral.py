@@ -68,7 +68,7 @@ def test_the_weights_are_as_they_were(network):
     tensors, stored, loss = network
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     post_quantization_integral([loss], tensors, stored, points=2)
-    detach_significant([loss], tensors, stored, 0.1)
+    detach_significant([loss], tensors, stored, 0.1, sure=0)
     assert all(torch.equal(before[name], tensor) and not tensor.requires_grad for name, tensor in tensors.items())
 
 
@@ -81,7 +81,7 @@ def test_detached_weights_of_a_separable_loss_are_the_best_of_all_choices():
     def loss():
         return (pull * (w - begun) ** 2).sum()
 
-    kept = detach_significant([loss], {"w": w}, {"w": q}, 3 / 8, steps=3)["w"]
+    kept = detach_significant([loss], {"w": w}, {"w": q}, 3 / 8, steps=3, sure=0)["w"]
 
     def left(mask):
         return float((pull * torch.where(torch.tensor(mask), 0.0, (q - begun) ** 2)).sum())
@@ -92,11 +92,31 @@ def test_detached_weights_of_a_separable_loss_are_the_best_of_all_choices():
 
 def test_detaching_in_steps_lowers_the_loss_and_keeps_to_the_budget(network):
     tensors, stored, loss = network
-    kept = detach_significant([loss], tensors, stored, 0.1, steps=4)
+    kept = detach_significant([loss], tensors, stored, 0.1, steps=4, sure=0)
     size = sum(tensor.numel() for tensor in tensors.values())
     assert sum(int(mask.sum()) for mask in kept.values()) <= round(0.1 * size)
     mended = {name: torch.where(torch.from_numpy(kept[name]), tensors[name], stored[name]) for name in tensors}
     assert change_of(tensors, mended, loss) < change_of(tensors, stored, loss)
+
+
+def test_weights_whose_worth_may_be_chance_stay_as_they_are():
+    torch.manual_seed(0)
+    w = torch.zeros(2000).double()
+    pull = torch.zeros(2000).double()
+    pull[:5] = 1.0  # all batches agree on these alone
+    noise = torch.where(pull > 0, 3.0, 30.0) * torch.randn(32, 2000).double()
+    losses = [lambda some=some: (pull * w**2).sum() + (some * w).sum() for some in noise]
+    stored = {"w": torch.ones(2000).double()}
+    by_mean = detach_significant(losses, {"w": w}, stored, 5 / 2000, steps=1, sure=0)["w"]
+    surely = detach_significant(losses, {"w": w}, stored, 50 / 2000, steps=1, sure=3)["w"]
+    assert by_mean[:5].sum() < 5
+    assert surely[:5].sum() >= 3 and surely.sum() <= surely[:5].sum() + 4
+
+
+def test_sure_needs_more_than_one_batch(network):
+    tensors, stored, loss = network
+    with pytest.raises(ValueError, match="sure must be 0, or above it with two losses"):
+        detach_significant([loss], tensors, stored, 0.1)
 
 
 def test_outliers_follow_the_integral_more_the_lower_the_temperature():

@@ -157,18 +157,23 @@ def detach_significant(
     fraction: float,
     *,
     steps: int = 4,
+    sure: float = 3.0,
     allowed: Callable[[str], bool] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Weights whose float value, put back after rounding, lowers the loss most; chosen in steps.
+    """Weights whose float value, put back after rounding, surely lowers the loss; chosen in steps.
 
     Parameters
     ----------
     losses, tensors, stored
-        As for `post_quantization_integral`.
+        As for `post_quantization_integral`; one batch tells nothing of chance, so many small ones are better than a few
+        large ones.
     fraction
-        Of all weights.
+        Of all weights, at most: weights that are not surely worth it stay as they are.
     steps
         After each, the gradient is taken anew where the model stands then.
+    sure
+        A weight is worth its mean gain over the batches less so many standard errors: of millions of weights many seem
+        useful by chance. 0 ranks by the mean.
     allowed
         Which tensors may take part; all by default.
 
@@ -185,13 +190,15 @@ def detach_significant(
     >>> import torch
     >>> w, q = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.1, 1.5, 0.9])
     >>> loss = lambda: ((w - 1) ** 2 * torch.tensor([1.0, 1.0, 9.0])).sum()
-    >>> detach_significant([loss], {"w": w}, {"w": q}, 0.67, steps=2)["w"].tolist()
+    >>> detach_significant([loss, loss], {"w": w}, {"w": q}, 0.67, steps=2)["w"].tolist()
     [False, True, True]
     """
     import torch
 
     if not 0 <= fraction <= 1 or steps < 1:
         raise ValueError(f"fraction must be in [0, 1] and steps at least 1, got {fraction} and {steps}")
+    if not sure >= 0 or (sure > 0 and len(losses) < 2):
+        raise ValueError(f"sure must be 0, or above it with two losses or more; got {sure} and {len(losses)} losses")
     names = [name for name in tensors if allowed is None or allowed(name)]
     begun = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     now = {name: stored[name].to(begun[name]).clone() for name in tensors}
@@ -206,11 +213,18 @@ def detach_significant(
                     continue
                 _put(tensors, now)
                 sums = {name: torch.zeros_like(begun[name]) for name in tensors}
+                squares = {name: torch.zeros_like(begun[name]) for name in tensors}
                 for loss in losses:
                     for name, gradient in _gradient(loss(), tensors, create_graph=False).items():
                         sums[name] += gradient
+                        squares[name] += gradient**2
                 # What putting a weight back is worth to first order; those that would raise the loss stay.
-                worth = torch.cat([(sums[name] * (now[name] - begun[name])).flatten() for name in names])
+                gains = [
+                    (now[name] - begun[name]) * sums[name]
+                    - sure * (now[name] - begun[name]).abs() * _spread(sums[name], squares[name], len(losses))
+                    for name in names
+                ]
+                worth = torch.cat([gain.flatten() for gain in gains])
                 worth[torch.cat([kept[name].flatten() for name in names])] = 0.0
                 chosen = torch.topk(worth, min(wanted, len(worth))).indices
                 chosen = chosen[worth[chosen] > 0]
@@ -223,6 +237,11 @@ def detach_significant(
     finally:
         _put(tensors, begun)
     return {name: mask.numpy() for name, mask in kept.items()}
+
+
+def _spread(sums: torch.Tensor, squares: torch.Tensor, count: int) -> torch.Tensor:
+    """Standard error of a sum of so many independent terms, from it and the sum of their squares."""
+    return ((squares - sums**2 / count).clamp(min=0) * (count / max(count - 1, 1))).sqrt()
 
 
 def _put(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
