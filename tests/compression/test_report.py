@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tercile.compression.report import read, render, write
-from tercile.compression.report.drawing import Scale, log_ticks, ticks
 from tercile.compression.report.layers import rows
 from tercile.compression.report.losses import quantiles
+from tercile.drawing import Scale, log_ticks, ticks
 from tercile.wording import bound, loss, times, walk_sentences
 
 VOID = {"meta", "br"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tercile.compression.report.drawing import Scale, chart, element, line, log_ticks, path, ticks
+from tercile.drawing import Scale, chart, element, line, log_ticks, path, ticks
 from tercile.wording import bound, loss, plain, size
 
 _FLOOR = 1e-4  # losses below this share of the promise are drawn on the lower edge

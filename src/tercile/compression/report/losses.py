@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from tercile.compression.report.drawing import Scale, chart, element, line, ticks
+from tercile.drawing import Scale, chart, element, line, ticks
 from tercile.wording import loss, percent, plain
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)

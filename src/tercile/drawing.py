@@ -1,4 +1,4 @@
-"""Scales, ticks and SVG elements: what the charts of the report are drawn with.
+"""Scales, ticks and SVG elements: what the charts of the report and of the page are drawn with.
 
 Drawn by hand rather than by a plotting library, so that the page's style sheet colours them for light and
 dark, words stay words, and the same numbers give the same bytes.
