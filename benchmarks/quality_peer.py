@@ -103,12 +103,86 @@ def gptqmodel(model, tokenizer, texts, bits):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         config = QuantizeConfig(bits=bits, group_size=GROUP, sym=False, device="cpu", offload_to_disk=False)
-        made = GPTQModel.load(folder, config, device="cpu")
+        made = GPTQModel.load(folder, config)
         made.quantize([tokenizer(text, truncation=True, max_length=384)["input_ids"] for text in texts], batch_size=4)
         modules = dict(made.model.named_modules())
         for name, layer in blocks_of(model).items():
             layer.weight.data = modules[name].dequantize_weight().T.float().contiguous()
     return bits + (16 + bits) / GROUP
+
+
+#: llama.cpp's own mixtures of block formats near each number of bits; rows that no block divides take larger ones.
+LLAMA_TYPES = {4: "Q4_K_S", 3: "Q3_K_S", 2: "Q2_K_S"}
+LLAMA_NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+
+
+def llama_cpp(model, tokenizer, texts, bits):
+    """llama.cpp's quantizer with an importance matrix: mean squares of every layer's inputs on the calibration text."""
+    import ctypes
+
+    import gguf
+    import llama_cpp.llama_cpp as lib
+
+    from tercile.compression.export import export_gguf
+    from tercile.compression.package import save_package
+    from tercile.compression.source import open_source
+
+    layers = blocks_of(model)
+    stored = {name: _llama_name(name) for name in layers}
+    means = _mean_squares(model, layers, tokenizer, texts)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "packed").mkdir()
+        save_package(Path(folder, "packed"), open_source(model.config._name_or_path), {})
+        original, small = Path(folder, "original.gguf"), Path(folder, "small.gguf")
+        export_gguf(Path(folder, "packed"), original)
+        entries = (lib.llama_model_imatrix_data * (len(means) + 1))()  # the last one stays empty: it ends the list
+        for entry, (name, mean) in zip(entries, means.items(), strict=False):
+            entry.name, entry.size = stored[name].encode(), mean.numel()
+            entry.data = ctypes.cast(mean.data_ptr(), ctypes.POINTER(ctypes.c_float))
+        settings = lib.llama_model_quantize_default_params()
+        settings.nthread, settings.imatrix = 1, entries
+        settings.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{LLAMA_TYPES[bits]}")
+        if lib.llama_model_quantize(str(original).encode(), str(small).encode(), ctypes.byref(settings)):
+            raise RuntimeError("llama_model_quantize failed")
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(small).tensors}
+        config = model.config
+        for name, layer in layers.items():
+            tensor = tensors[stored[name]]
+            weight = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
+            if stored[name].endswith(("attn_q.weight", "attn_k.weight")):
+                heads = config.num_attention_heads if "attn_q" in stored[name] else config.num_key_value_heads
+                weight = weight.reshape(heads, -1, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+            layer.weight.data = weight.float().contiguous()
+        nbytes = sum(tensors[stored[name]].n_bytes for name in layers)
+    return 8 * nbytes / sum(layer.weight.numel() for layer in layers.values())
+
+
+def _llama_name(name):
+    _, _, number, part = name.split(".", 3)
+    return f"blk.{number}.{LLAMA_NAMES[part]}.weight"
+
+
+def _mean_squares(model, layers, tokenizer, texts):
+    sums, rows = {}, {}
+
+    def note(name, read):
+        flat = read.reshape(-1, read.shape[-1])
+        sums[name] = sums.get(name, 0) + flat.square().sum(0)
+        rows[name] = rows.get(name, 0) + len(flat)
+
+    handles = [
+        layer.register_forward_pre_hook(lambda module, args, name=name: note(name, args[0]))
+        for name, layer in layers.items()
+    ]
+    with torch.inference_mode():
+        for text in texts:
+            model(**tokenizer(text, truncation=True, max_length=384, return_tensors="pt"))
+    for handle in handles:
+        handle.remove()
+    return {name: (total / rows[name]).float().contiguous() for name, total in sums.items()}
 
 
 METHODS = {
@@ -117,6 +191,7 @@ METHODS = {
     "auto-round": auto_round,
     "llm-compressor": llm_compressor,
     "gptqmodel": gptqmodel,
+    "llama-cpp": llama_cpp,
 }
 LENGTH = 224
 

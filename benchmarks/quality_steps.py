@@ -239,6 +239,7 @@ PEERS = {
     "llm-compressor": "llm-compressor 0.14 GPTQModifier",
     "gptqmodel": "GPTQModel 7.7",
     "auto-round": "AutoRound 0.16, 200 steps a block",
+    "llama-cpp": "llama.cpp (llama-cpp-python 0.3.36), Q4_K_S, Q3_K_S, Q2_K_S with an importance matrix",
 }
 
 STEPS: dict[str, Step] = {
