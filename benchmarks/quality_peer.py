@@ -114,9 +114,14 @@ def gptqmodel(model, tokenizer, texts, bits):
 #: llama.cpp's own mixtures of block formats near each number of bits; rows that no block divides take larger ones.
 LLAMA_TYPES = {4: "Q4_K_S", 3: "Q3_K_S", 2: "Q2_K_S"}
 LLAMA_NAMES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 
 
 def llama_cpp(model, tokenizer, texts, bits):

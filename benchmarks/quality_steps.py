@@ -249,7 +249,7 @@ STEPS: dict[str, Step] = {
     "gptq": Step("GPTQ", _gptq),
     "descent": Step("GPTQ, two sweeps of coordinate descent", _descent),
     "smoothed": Step("the same behind smoothing, biases corrected", _smoothed),
-    "sequential": Step("in sequence: each layer on what the stored ones before it give", _in_sequence(SCHEME), kept=True),
+    "sequential": Step("in sequence: each layer on what stored ones before it give", _in_sequence(SCHEME), kept=True),
     "trellis": Step("trellis codes on rotated weights, GPTQ, coordinate descent", _trellis),
     "trellis-sequential": Step("the same in sequence, all batches shown", _in_sequence(TRELLIS_SCHEME, 1), kept=True),
     "blocks": Step("in sequence, then block reconstruction", _blocks, after="sequential", kept=True),
