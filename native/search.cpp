@@ -179,17 +179,20 @@ void search_bounds(Queries products, Floats query_norms, Floats center_norms, Fl
 
 using Chosen = std::pair<std::vector<std::int64_t>, std::vector<std::int32_t>>;  // where each query's lists start; lists
 
-// For each query the lists of least bound until `wanted` rows pass in them; their bounds become infinite.
-Chosen search_choose(Distances bounds, Array<const std::int64_t, 1> passing, std::int64_t wanted) {
+// For each query the lists that may hold something nearer than its farthest so far, the most promising first, until
+// `wanted` rows pass in them. Their bounds become infinite: a list is chosen once.
+Chosen search_choose(Distances bounds, Array<const std::int64_t, 1> passing, Queries best, std::int64_t wanted) {
   const std::size_t lists = bounds.shape(1);
-  if (passing.size() != lists) throw std::invalid_argument("passing needs a number for each list");
+  if (passing.size() != lists || best.shape(0) != bounds.shape(0))
+    throw std::invalid_argument("passing needs a number for each list, best a row for each query");
   Chosen chosen{{0}, {}};
   std::vector<std::pair<float, std::int32_t>> near;
   for (std::size_t q = 0; q < bounds.shape(0); ++q) {
     float* bound = bounds.data() + q * lists;
+    const float farthest = best.data()[q * best.shape(1)];
     near.clear();
     for (std::size_t c = 0; c < lists; ++c)
-      if (passing.data()[c] > 0 && bound[c] < std::numeric_limits<float>::infinity()) near.emplace_back(bound[c], std::int32_t(c));
+      if (bound[c] < farthest && passing.data()[c] > 0) near.emplace_back(bound[c], std::int32_t(c));
     const auto later = [](const auto& a, const auto& b) { return a > b; };
     std::make_heap(near.begin(), near.end(), later);
     for (std::int64_t found = 0; found < wanted && !near.empty(); near.pop_back()) {
@@ -198,26 +201,6 @@ Chosen search_choose(Distances bounds, Array<const std::int64_t, 1> passing, std
       chosen.second.push_back(list);
       found += passing.data()[list];
       bound[list] = std::numeric_limits<float>::infinity();
-    }
-    chosen.first.push_back(std::int64_t(chosen.second.size()));
-  }
-  return chosen;
-}
-
-// For each query the lists that may hold something nearer than its farthest so far; their bounds become infinite.
-Chosen search_nearer(Distances bounds, Array<const std::int64_t, 1> passing, Queries best) {
-  const std::size_t lists = bounds.shape(1);
-  if (passing.size() != lists || best.shape(0) != bounds.shape(0))
-    throw std::invalid_argument("passing needs a number for each list, best a row for each query");
-  Chosen chosen{{0}, {}};
-  for (std::size_t q = 0; q < bounds.shape(0); ++q) {
-    float* bound = bounds.data() + q * lists;
-    const float farthest = best.data()[q * best.shape(1)];
-    for (std::size_t c = 0; c < lists; ++c) {
-      if (bound[c] < farthest && passing.data()[c] > 0) {
-        chosen.second.push_back(std::int32_t(c));
-        bound[c] = std::numeric_limits<float>::infinity();
-      }
     }
     chosen.first.push_back(std::int64_t(chosen.second.size()));
   }
@@ -336,16 +319,11 @@ void bind_search(nb::module_& module) {
   const auto arrays = [](const Chosen& chosen) { return std::make_pair(owned(chosen.first), owned(chosen.second)); };
   module.def(
       "search_choose",
-      [arrays](Distances bounds, Array<const std::int64_t, 1> passing, std::int64_t wanted) {
-        return arrays(search_choose(bounds, passing, wanted));
+      [](Distances bounds, Array<const std::int64_t, 1> passing, Queries best, std::int64_t wanted) {
+        const Chosen chosen = search_choose(bounds, passing, best, wanted);
+        return std::make_pair(owned(chosen.first), owned(chosen.second));
       },
-      "bounds"_a.noconvert(), "passing"_a, "wanted"_a);
-  module.def(
-      "search_nearer",
-      [arrays](Distances bounds, Array<const std::int64_t, 1> passing, Queries best) {
-        return arrays(search_nearer(bounds, passing, best));
-      },
-      "bounds"_a.noconvert(), "passing"_a, "best"_a);
+      "bounds"_a.noconvert(), "passing"_a, "best"_a, "wanted"_a);
   module.def("search_exact", &search_exact, "queries"_a, "data"_a, "kind"_a, "squared"_a, "scale"_a, "offset"_a,
              "base"_a, "place"_a, "out"_a.noconvert(), free);
   module.def("search_distances", &search_distances, "queries"_a, "data"_a, "kind"_a, "squared"_a, "scale"_a, "offset"_a,

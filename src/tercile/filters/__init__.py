@@ -1,5 +1,5 @@
 """What passes? Filters over data."""
 
-from tercile.filters import data
+from tercile.filters import data, search
 
-__all__ = ["data"]
+__all__ = ["data", "search"]

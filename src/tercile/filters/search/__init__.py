@@ -1,0 +1,6 @@
+"""The nearest vectors among those that pass a filter."""
+
+from tercile.filters.search.index import FlatIndex, Hits, Index, Records
+from tercile.filters.search.planner import Plan
+
+__all__ = ["FlatIndex", "Hits", "Index", "Plan", "Records"]

@@ -57,7 +57,7 @@ class GrowingTexts:
 
 
 class SortedTexts(Sequence[str]):
-    """Texts in order, as UTF-8 in one array and the ends of each in another: found by bisection, where they lie on disk."""
+    """Texts in order, as UTF-8 in one array and the ends of each in another: found by bisection, where they lie."""
 
     def __init__(self, data: np.ndarray, ends: np.ndarray) -> None:
         self.data, self.ends = data, ends
@@ -89,8 +89,8 @@ class SortedTexts(Sequence[str]):
 class Column:
     """One attribute of n rows.
 
-    `values` has the dtype that `DTYPES` names, `missing` is None or n booleans (integers only), `texts` the vocabulary of
-    a column of texts.
+    `values` has the dtype that `DTYPES` names, `missing` is None or n booleans (integers only), `texts` the vocabulary
+    of a column of texts.
     """
 
     kind: Kind
@@ -192,8 +192,8 @@ def _column(name: str, values: Any, wanted: Kind | None) -> Column | None:
     kind = kinds.get(array.dtype.kind)
     if kind is None:
         raise TypeError(
-            f"attributes[{name!r}] must hold numbers, booleans or texts, got {array.dtype}; convert it, dates to a year "
-            "or a day's number"
+            f"attributes[{name!r}] must hold numbers, booleans or texts, got {array.dtype}; convert it, "
+            "dates to a year or the number of a day"
         )
     if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
         raise ValueError(f"attributes[{name!r}] has {array.max()}, which does not fit in 64 bits with a sign")
@@ -236,4 +236,6 @@ def _of_objects(name: str, values: list[Any], wanted: Kind | None) -> Column | N
 
 def _same_kind(name: str, kind: Kind, wanted: Kind | None, value: Any) -> None:
     if wanted is not None and kind != wanted:
-        raise TypeError(f"attributes[{name!r}] holds {wanted} values so far, got {value!r}; give {wanted} values or None")
+        raise TypeError(
+            f"attributes[{name!r}] holds {wanted} values so far, got {value!r}; give {wanted} values or None"
+        )

@@ -5,9 +5,9 @@
 
 Comparisons (`=`, `==`, `!=`, `<>`, `<`, `<=`, `>`, `>=`), chains of two (`2 <= x < 4`), `between a and b`, `in (...)`,
 `is null`, a boolean column by its name alone, `and`, `or`, `not`, parentheses, `true`, `false`. Texts stand in single
-quotes (`''` is a quote), names of other than letters, digits and `_` in double quotes. `not` binds closer than `and`, `and`
-closer than `or`. A missing value is neither equal nor unequal, below nor above anything, as in SQL: a row without a year
-passes neither `year = 2023` nor `not year = 2023`; `year is null` finds it. NaN counts as missing.
+quotes (`''` is a quote), names of other than letters, digits and `_` in double quotes. `not` binds closer than `and`,
+`and` closer than `or`. A missing value is neither equal nor unequal, below nor above anything, as in SQL: a row without
+a year passes neither `year = 2023` nor `not year = 2023`; `year is null` finds it. NaN counts as missing.
 
 Text is parsed, never evaluated.
 """
@@ -124,7 +124,7 @@ def parse(text: str) -> Where:
                 ^
     """
     if not isinstance(text, str):
-        raise TypeError(f"where must be a text such as \"year >= 2023\", got {type(text).__name__}")
+        raise TypeError(f'where must be a text such as "year >= 2023", got {type(text).__name__}')
     if len(text) > LONGEST:
         raise ValueError(f"where is {len(text):,} characters long, at most {LONGEST:,} are read; shorten it")
     return _Parser(text).whole()
