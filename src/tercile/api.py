@@ -329,7 +329,16 @@ def verify(
     return compression.verify(path, source, builder=builder, loss=loss, data=examples, small=small, progress=progress)
 
 
-def export(folder: str | os.PathLike[str], out: str | os.PathLike[str], to: str = "float", builder: Any = None) -> Path:
+def export(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    to: str = "float",
+    builder: Any = None,
+    *,
+    activations: str | None = None,
+    data: Any = None,
+    column: str | None = None,
+) -> Path:
     """Writes a compressed folder in the format of another program, which then gives the same answers.
 
     Parameters
@@ -343,6 +352,12 @@ def export(folder: str | os.PathLike[str], out: str | os.PathLike[str], to: str 
         (llama.cpp): a file.
     builder
         For onnx, what builds a model that is no Transformers folder, as in `load`.
+    activations
+        For onnx, int8: what layers read is rounded to 8 bits too, with fixed ranges found from `data`. This is another
+        model than the one that was certified, for which `certify` makes a certificate of its own.
+    data, column
+        Examples to find the ranges from, as in `compress`; by default the sample of the zoo model that the folder was
+        made from. Those that the certificate rests on are left out.
 
     Raises
     ------
@@ -350,9 +365,14 @@ def export(folder: str | os.PathLike[str], out: str | os.PathLike[str], to: str 
         If a layer has a scheme that the format can't hold (the message names the nearest that it can), or `out` exists.
     """
     source, target = Path(folder), Path(out)
+    if activations not in (None, "int8") or (activations and to != "onnx"):
+        raise ValueError(f"activations can be int8, with to='onnx'; got {activations!r} with to={to!r}")
+    if data is not None and activations is None:
+        raise ValueError("data is for calibrating activations, and none are to be rounded; add activations='int8'")
     if to == "onnx":
         known = builder or (_zoo_builder(source) if (source / DESCRIPTION).is_file() else None)
-        return compression.export_onnx(source, target, known)
+        pool = None if activations is None else _pool(source, data, column)
+        return compression.export_onnx(source, target, known, pool)
     exporters = {
         "float": compression.export_float,
         "compressed-tensors": compression.export_compressed_tensors,
@@ -361,6 +381,19 @@ def export(folder: str | os.PathLike[str], out: str | os.PathLike[str], to: str 
     if to not in exporters:
         raise ValueError(f"to must be one of {', '.join([*exporters, 'onnx'])}, got {to!r}")
     return exporters[to](source, target)
+
+
+def _pool(folder: Path, data: Any, column: str | None) -> Any:
+    """Examples to calibrate with: the user's, or those of the zoo model that a folder was made from."""
+    from tercile.filters.data import read
+
+    if data is None:
+        made = folder / compression.certificate.CERTIFICATE
+        named = compression.certificate.read_certificate(folder)["original"]["source"] if made.is_file() else None
+        if named not in ZOO:
+            raise ValueError("data is missing: rounding activations takes examples to find their ranges from (--data)")
+        data = find(named).sample
+    return read(data, column=column)
 
 
 def _open(model: ModelSpec, prepare: Prepare | None) -> tuple[Source, str, str | None, Path | None]:

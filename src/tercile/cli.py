@@ -292,6 +292,14 @@ def export(
             "file for llama.cpp. onnx: a folder for ONNX Runtime. All but float need `tercile compress --for`."
         ),
     ] = "float",
+    activations: Annotated[
+        Literal["int8"] | None,
+        typer.Option(help="onnx: round what layers read to 8 bits too, by ranges found from --data. Certify it anew."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Examples for --activations, as for `tercile compress`. Default: a zoo model's.")
+    ] = None,
+    column: Column = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the small model in a form that other programs read."""
@@ -300,11 +308,11 @@ def export(
     with terminal.stopping():
         from tercile import api
 
-        made = api.export(folder, out, to)
+        made = api.export(folder, out, to, activations=activations, data=_data(data), column=column)
         if as_json:
             terminal.print_json({"format": to, "out": str(made)})
         else:
-            terminal.print_export(_console(), to, made)
+            terminal.print_export(_console(), to, made, certified=activations is None)
 
 
 @app.command(epilog=f"Example: tercile debug digits-cnn --weights int4-channel --plot faults.svg. {EXITS}")

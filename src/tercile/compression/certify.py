@@ -14,6 +14,7 @@ import numpy as np
 
 from tercile.compression.certificate import CERTIFICATE, NotCertified, file_digest, make_certificate, step_record
 from tercile.compression.details import DETAILS, describe_data, describe_losses
+from tercile.compression.export.onnx_activations import load_calibrated_on
 from tercile.compression.pipeline import Outcome, Progress, put_in_place
 from tercile.compression.scoring import Scorer
 from tercile.compression.settings import Settings
@@ -87,7 +88,7 @@ def certify(
     if folder.exists() and not force:
         raise ValueError(f"{folder} exists; choose another --out, or replace it with --force")
     settings = Settings(max_loss if max_loss is not None else 0.5, confidence, quantile, seed, None, units)
-    chosen = _choose(data, settings, least_units(settings), column, label_column, tell)
+    chosen = _choose(data, settings, least_units(settings), column, label_column, tell, load_calibrated_on(small.files))
     weights = weights_digest(original)
     identity = {name: file_digest(path) for name, path in small.files.items()} or tensors_digest(small.module)
     workspace = Workspace(
@@ -140,9 +141,15 @@ def certify(
 
 
 def _choose(
-    data: Any, settings: Settings, least: int, column: str | None, label_column: str | None, tell: Progress
+    data: Any,
+    settings: Settings,
+    least: int,
+    column: str | None,
+    label_column: str | None,
+    tell: Progress,
+    used: frozenset[str],
 ) -> Selection:
-    """Every usable unit is one to certify on: there is nothing to calibrate."""
+    """Every usable unit is one to certify on: there is nothing to calibrate. Those that made the model are left out."""
     chosen = select(
         data,
         seed=settings.seed,
@@ -155,7 +162,13 @@ def _choose(
         progress=tell,
     )
     chosen = without_paths(chosen, data)
-    return replace(chosen, certification=chosen.certification[: settings.units])
+    fresh = tuple(example for example in chosen.certification if example.digest not in used)
+    if len(fresh) < least:
+        raise ValueError(
+            f"{len(fresh):,} units are left without those that the small model was made with, and it takes {least:,}; "
+            "give more, or others"
+        )
+    return replace(chosen, certification=fresh[: settings.units])
 
 
 def _score(

@@ -67,9 +67,16 @@ def print_verification(console: Console, ok: bool, checks: Sequence[Any], certif
         )
 
 
-def print_export(console: Console, form: str, place: Path) -> None:
-    """Where the exported model is."""
+def print_export(console: Console, form: str, place: Path, certified: bool = True) -> None:
+    """Where the exported model is, and what to do if it is not the one that was certified."""
     console.print(Text.assemble(f"{form} model  ", (str(place), "bold")), overflow="fold")
+    if not certified:
+        console.print(
+            "Its activations are rounded, and the certificate does not cover that. On fresh examples: "
+            f"tercile certify ORIGINAL {place} --data FILE",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _print_selection(console: Console, selection: Row, used: Row) -> None:

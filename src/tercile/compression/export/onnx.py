@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tercile.compression.export.onnx_activations import choose_examples, input_ranges, save_calibrated_on
 from tercile.compression.export.onnx_weights import PackedGraph
 from tercile.compression.export.writing import copy_companions, new_folder
 from tercile.compression.package import Builder, open_packed, read_package
 from tercile.compression.source import Source
 from tercile.compression.units import load_certification
+from tercile.filters.data import Example
 from tercile.quantization.export import find_format
 
 MODEL = "model.onnx"
@@ -21,7 +24,12 @@ MODEL = "model.onnx"
 MOST_INSIDE = 1_500_000_000
 
 
-def export_onnx(folder: Path, out: Path, builder: Builder | torch.nn.Module | None = None) -> Path:
+def export_onnx(
+    folder: Path,
+    out: Path,
+    builder: Builder | torch.nn.Module | None = None,
+    calibration: Iterable[Example] | None = None,
+) -> Path:
     """Writes a packed folder as an ONNX model whose weights stay packed.
 
     Parameters
@@ -32,6 +40,11 @@ def export_onnx(folder: Path, out: Path, builder: Builder | torch.nn.Module | No
         Folder to write; must not exist.
     builder
         As in `load_package`, for models that only code can build.
+    calibration
+        With examples, what layers read is rounded to 8 bits as well: where a weight has 8 bits and a scale a row, by
+        fixed ranges that are found from some of these examples (QDQ), and where it has groups, by a scale a group found
+        as the model runs. That is another model than the one that was certified: certify it anew. Examples that the
+        folder's certificate rests on are left out.
 
     Returns
     -------
@@ -61,15 +74,21 @@ def export_onnx(folder: Path, out: Path, builder: Builder | torch.nn.Module | No
         form.check(name, q.scheme, q.shape)
     source = open_packed(packed, folder, builder)
     units = load_certification(folder)
+    examples: tuple[Example, ...] = ()
+    if calibration is not None:
+        examples = choose_examples(calibration, frozenset(unit.digest for unit in units))
+    inputs = input_ranges(source, examples) if examples else None
     program = _traced(source, source.prepare([unit.content for unit in units[:2]]))
     tied = {name: alias for alias, name in packed.description.get("tied", {}).items()}
-    PackedGraph(program.model.graph, packed.quantized, tied).replace()
+    PackedGraph(program.model.graph, packed.quantized, tied, inputs).replace()
     program.model.opset_imports["com.microsoft"] = 1
     program.optimize()
     with new_folder(out) as part:
         large = sum(q.nbytes for q in packed.quantized.values()) > MOST_INSIDE
         onnx_ir.save(program.model, part / MODEL, external_data=f"{MODEL}.data" if large else None)
         copy_companions(folder, part)
+        if examples:
+            save_calibrated_on(part, examples)
     return out
 
 

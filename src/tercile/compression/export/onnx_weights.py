@@ -1,7 +1,8 @@
 """Packed weights in an ONNX graph: where a float weight was read, nodes that read its codes.
 
 Linear layers become MatMulNBits (com.microsoft), or DequantizeLinear before a MatMul for one scale a row; tables are
-gathered as codes, so that only the rows that are read are decoded.
+gathered as codes, so that only the rows that are read are decoded. Where inputs have a range, they are rounded in front
+of the layer (QuantizeLinear, DequantizeLinear), and ONNX Runtime multiplies the integers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tercile.compression.export.onnx_activations import InputRange
 from tercile.quantization import packing
 from tercile.quantization.blocks import as_matrix
 from tercile.quantization.qtensor import QTensor
@@ -29,13 +31,24 @@ class PackedGraph:
         What stands for each weight, by name.
     tied
         Other names of the same tensors.
+    inputs
+        By layer, fixed ranges of what it reads. With them, layers whose weights are in groups round their inputs too, a
+        scale for each group as they go.
     """
 
-    def __init__(self, graph: Any, quantized: Mapping[str, QTensor], tied: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        graph: Any,
+        quantized: Mapping[str, QTensor],
+        tied: Mapping[str, str],
+        inputs: Mapping[str, InputRange] | None = None,
+    ) -> None:
         self.graph = graph
+        self.inputs = {} if inputs is None else {f"model.{layer}.weight": one for layer, one in inputs.items()}
+        self._rounded: dict[int, Any] = {}
         self.quantized = {f"model.{name}": q for name, q in quantized.items()}
         self.quantized |= {f"model.{alias}": quantized[name] for name, alias in tied.items() if name in quantized}
-        self._kept: dict[tuple[int, str], Any] = {}
+        self._kept: dict[tuple[int | str, str], Any] = {}
 
     def replace(self) -> None:
         """Replaces every read of a packed weight, then drops the float weights.
@@ -67,11 +80,26 @@ class PackedGraph:
             self._put(node, self._gathered(node, name, q))
         else:
             node.replace_input_with(position, self._decoded(node, name, q))
+            if node.op_type == "Conv" and name in self.inputs:
+                node.replace_input_with(0, self._rounded_input(node, node.inputs[0], name))
 
     def _replace_product(self, node: Any, x: Any, bias: Any, name: str, q: QTensor) -> None:
         if node.op_type not in ("MatMul", "Gemm"):
             raise ValueError(f"{name} is read by {node.op_type}, which can't read packed weights; use --to float")
-        if q.scheme.blocks.columns is None:
+        if q.scheme.blocks.columns is None and name in self.inputs:
+            # Unsigned times unsigned: the one product of ONNX Runtime that can't overflow its sums without VNNI.
+            weight = self._node(
+                node,
+                "DequantizeLinear",
+                [
+                    self._constant(name, "turned", np.ascontiguousarray(q.codes.T)),
+                    self._constant(name, "row_scale", q.ranges.scale.reshape(-1)),
+                    self._constant(name, "row_zero", np.full(len(q.codes), 128, np.uint8)),
+                ],
+                {"axis": 1},
+            )
+            product = self._node(node, "MatMul", [self._rounded_input(node, x, name), weight])
+        elif q.scheme.blocks.columns is None:
             turned = self._node(node, "Transpose", [self._decoded(node, name, q)], {"perm": [1, 0]})
             product = self._node(node, "MatMul", [x, turned])
         else:
@@ -85,6 +113,8 @@ class PackedGraph:
                 "bits": int(q.scheme.grid.bits),
                 "block_size": q.scheme.blocks.columns,
             }
+            if self.inputs:
+                attributes["accuracy_level"] = 4  # int8
             product = self._node(node, "MatMulNBits", inputs, attributes, MICROSOFT)
         self._put(node, product if bias is None else self._node(node, "Add", [product, bias]))
 
@@ -112,6 +142,18 @@ class PackedGraph:
         scale = self._constant(name, "row_scale", q.ranges.scale.reshape(-1))
         return self._node(node, "DequantizeLinear", [self._signed(name, q), scale], {"axis": 0})
 
+    def _rounded_input(self, node: Any, x: Any, name: str) -> Any:
+        """What a layer reads, rounded; layers that read the same tensor read it rounded once."""
+        found = self.inputs[name]
+        if id(x) not in self._rounded:
+            ends = [
+                self._constant(name, "input_scale", np.array(found.scale, np.float32)),
+                self._constant(name, "input_zero", np.array(found.zero, np.uint8)),
+            ]
+            codes = self._node(node, "QuantizeLinear", [x, *ends])
+            self._rounded[id(x)] = self._node(node, "DequantizeLinear", [codes, *ends])
+        return self._rounded[id(x)]
+
     def _signed(self, name: str, q: QTensor) -> Any:
         return self._constant(name, "int8", (q.codes.astype(np.int16) - 128).astype(np.int8).reshape(q.shape))
 
@@ -127,7 +169,7 @@ class PackedGraph:
     def _constant(self, name: str, part: str, array: np.ndarray) -> Any:
         import onnx_ir
 
-        key = (id(self.quantized[name]), part)
+        key = (name if part.startswith("input") else id(self.quantized[name]), part)
         if key not in self._kept:
             value = onnx_ir.Value(name=f"{name}.{part}", const_value=onnx_ir.tensor(array, name=f"{name}.{part}"))
             self.graph.register_initializer(value)
