@@ -6,6 +6,7 @@ A part of the page is a router in a module of its own, added to `ROUTERS`; a rou
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from starlette.exceptions import HTTPException
 from tercile import __version__
 from tercile.page.database import NAME, Database
 from tercile.page.methods import Shelf
+from tercile.page.observing import Metrics, Observer
 from tercile.page.rendering import Renderer
+from tercile.page.search import Encoder, Search
 from tercile.page.security import Guard, check_form, form_token, keep, secret, session_of
 from tercile.page.settings import Settings
 from tercile.papers import evidence_folder
@@ -43,8 +46,12 @@ class Page:
         What readers gave it.
     shelf
         The catalogue with its evidence.
+    search
+        Finds methods and papers.
     render
         Templates.
+    metrics
+        Counters.
     key
         Signs the tokens of forms.
     """
@@ -52,7 +59,9 @@ class Page:
     settings: Settings
     database: Database
     shelf: Shelf
+    search: Search
     render: Renderer
+    metrics: Metrics
     key: bytes
 
     def form(self, request: Request, name: str, status: int = 200, **context: Any) -> Response:
@@ -75,13 +84,15 @@ def page_of(request: Request) -> Page:
     return page
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, *, encoder: Encoder | None = None) -> FastAPI:
     """Build the application.
 
     Parameters
     ----------
     settings
         By default those that need no configuration.
+    encoder
+        Embeds queries; by default the small MiniLM, loaded in the background while words are searched already.
 
     Raises
     ------
@@ -92,17 +103,29 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     settings = settings or Settings()
     database = Database(settings.data / NAME)
+    metrics = Metrics()
+    shelf = Shelf(evidence_folder(settings.evidence))
+    search = Search(
+        shelf, database, model=settings.model, threads=settings.encoder_threads, encoder=encoder,
+        told=metrics.batches.observe,
+    )  # fmt: skip
     page = Page(
         settings=settings,
         database=database,
-        shelf=Shelf(evidence_folder(settings.evidence)),
+        shelf=shelf,
+        search=search,
         render=Renderer(settings),
+        metrics=metrics,
         key=secret(database),
     )
 
     @asynccontextmanager
     async def alive(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(search.load())
         yield
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        await search.close()
         database.close()
 
     app = FastAPI(
@@ -121,6 +144,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _said)
     app.add_exception_handler(RequestValidationError, _misread)
     app.add_middleware(Guard, settings=settings, uploads=UPLOADS)
+    app.add_middleware(Observer, metrics=metrics)
     return app
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import math
 import secrets
 import time
@@ -20,6 +21,7 @@ from fastapi import HTTPException, Request, Response
 from tercile.page.database import Database
 from tercile.page.settings import Settings
 
+logger = logging.getLogger("tercile.page")
 COOKIE = "tercile_session"
 FIELD = "csrf"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -104,8 +106,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def answer(message: dict[str, Any]) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 own = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *(h for h in self.headers if h[0] not in own)]
             await send(message)
@@ -121,7 +127,13 @@ class Guard:
         if not told.isdigit() or int(told) > limit:
             await refuse(answer, 413, f"At most {limit:,} bytes can be sent here.")
             return
-        await self.app(scope, _bounded(receive, limit), answer)
+        try:
+            await self.app(scope, _bounded(receive, limit), answer)
+        except Exception:
+            logger.exception("a request failed", extra={"fields": {"path": scope["path"]}})
+            if begun:
+                raise
+            await refuse(answer, 500, "Something went wrong here; it was written down.")
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import tercile
 from tercile.files import read_json
 from tercile.zoo.cards import provenance, write
 
@@ -52,10 +53,8 @@ def main(made: Path | None = None) -> None:
     """Compress, unless that was done already, and keep the folder with a card."""
     with tempfile.TemporaryDirectory() as room:
         if made is None:
-            from tercile import api
-
             made = Path(room) / "small"
-            api.compress("minilm", max_loss=MAX_LOSS, confidence=CONFIDENCE, out=made)
+            tercile.compress("minilm", max_loss=MAX_LOSS, confidence=CONFIDENCE, out=made)
         certificate = read_json(made / "certificate.json")
         if certificate["original"]["source"] != "minilm" or certificate["max_loss"] != MAX_LOSS:
             raise ValueError(f"{made} is not minilm compressed to a loss of {MAX_LOSS:g}")

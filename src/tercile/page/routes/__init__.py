@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from tercile.page.routes import browse, method
+from tercile.page.routes import api, browse, method, operate, state
 
 #: In the order in which their addresses are tried.
-ROUTERS: tuple[APIRouter, ...] = (browse.router, method.router)
+ROUTERS: tuple[APIRouter, ...] = (browse.router, method.router, state.router, api.router, operate.router)
 
 __all__ = ["ROUTERS"]

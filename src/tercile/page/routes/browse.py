@@ -2,18 +2,123 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
-from tercile.page.app import page_of
-from tercile.page.methods import year_of
+from tercile.page.app import Page, page_of
+from tercile.page.search import Filter, Mode
+from tercile.page.search.documents import IMPORTED
+from tercile.page.search.engine import DEPTH
+from tercile.papers.listing import STATES
 
 router = APIRouter(include_in_schema=False)
 
+#: Results on a page.
+TOGETHER = 25
+VERDICTS = (*STATES, IMPORTED)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a reader asked for; odd values are passed over rather than refused, as an address may be old."""
+
+    q: str
+    room: str
+    verdicts: tuple[str, ...]
+    since: int | None
+    mode: Mode
+    page: int
+
+    @property
+    def filter(self) -> Filter:
+        return Filter(self.room, self.verdicts, self.since)
+
+    @property
+    def narrowed(self) -> bool:
+        return bool(self.filter)
+
+    def address(self, page: int) -> str:
+        """The same search, another page of it."""
+        parts: list[tuple[str, str]] = [("q", self.q), ("room", self.room)]
+        parts += [("verdict", verdict) for verdict in self.verdicts]
+        parts += [("since", str(self.since or "")), ("mode", "" if self.mode == "both" else self.mode)]
+        parts += [("page", str(page) if page > 1 else "")]
+        query = urlencode([(name, value) for name, value in parts if value])
+        return f"/?{query}" if query else "/"
+
+
+def asked(
+    q: str = "",
+    room: str = "",
+    verdict: Annotated[list[str] | None, Query()] = None,
+    since: str = "",
+    mode: str = "both",
+    page: str = "1",
+) -> Asked:
+    """The query string of a search."""
+    return Asked(
+        q=q[:400].strip(),
+        room=room[:60],
+        verdicts=tuple(word for word in VERDICTS if word in (verdict or ())),
+        since=int(since) if since.isascii() and since.isdigit() and len(since) == 4 else None,
+        mode=mode if mode in ("both", "meaning", "words") else "both",  # type: ignore[arg-type]
+        page=int(page) if page.isascii() and page.isdigit() and 0 < int(page[:4]) == int(page[:9]) else 1,
+    )
+
 
 @router.get("/")
-async def browse(request: Request, room: str = "") -> HTMLResponse:
+async def browse(request: Request, asked: Annotated[Asked, Depends(asked)]) -> HTMLResponse:
+    """All methods, or what a search finds."""
     page = page_of(request)
     methods = page.shelf.now()
-    shown = [e for e in methods.entries if not room or e.paper.room == room or e.paper.room.startswith(f"{room}.")]
-    return page.render.html(request, "browse.html.j2", here="/", methods=methods, shown=shown, year_of=year_of)
+    tops: dict[str, list[str]] = {}
+    for room in methods.rooms:
+        tops.setdefault(room.split(".")[0], []).append(room)
+    documents = page.search.collection.documents
+    imported = sum(document.verdict == IMPORTED for document in documents)
+    return page.render.html(
+        request,
+        "browse.html.j2",
+        here="/",
+        methods=methods,
+        measured=len(methods.entries) - methods.verdicts["not yet"],
+        tops=list(tops.items()),
+        years=sorted({document.year for document in documents if document.year}),
+        verdicts=methods.verdicts | ({IMPORTED: imported} if imported else {}),
+        **await results_of(page, asked),
+    )
+
+
+@router.get("/results")
+async def results(request: Request, asked: Annotated[Asked, Depends(asked)]) -> HTMLResponse:
+    """Only what was found: the part of the front page that changes while somebody types."""
+    page = page_of(request)
+    return page.render.html(request, "results.html.j2", **await results_of(page, asked))
+
+
+async def results_of(page: Page, asked: Asked) -> dict[str, Any]:
+    """One page of what a search finds, with what is said around it."""
+    found = await page.search.find(asked.q, asked.filter, asked.mode)
+    total = len(found.hits)
+    at = min(asked.page, max(1, -(-total // TOGETHER)))
+    first, last = (at - 1) * TOGETHER, min(at * TOGETHER, total)
+    by_slug = page.shelf.now().by_slug
+    shown = []
+    for hit in found.hits[first:last]:
+        entry = by_slug.get(hit.document.key)
+        shown.append((hit.document, entry.measured if entry else ""))
+    return {
+        "asked": asked,
+        "shown": shown,
+        "total": total,
+        "depth": DEPTH,
+        "first": first + 1,
+        "last": last,
+        "notice": found.notice,
+        "previous": asked.address(at - 1) if at > 1 else "",
+        "following": asked.address(at + 1) if last < total else "",
+    }
