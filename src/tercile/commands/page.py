@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tercile.commands.page_digest import bounce, digest
+
 if TYPE_CHECKING:
     from tercile.page import Settings
 
@@ -15,6 +17,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     invoke_without_command=True,
 )
+
+app.command(epilog="Example: tercile page digest --dry-run")(digest)
+app.command(epilog="Example: tercile page bounce < message.eml")(bounce)
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="TOML file; also $TERCILE_PAGE_CONFIG. See docs/guide/page.md.")

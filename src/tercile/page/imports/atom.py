@@ -1,4 +1,4 @@
-"""Atom as arXiv writes it, from the API and from its daily feeds; no entities, no document types, nothing from elsewhere."""
+"""Atom as arXiv writes it, from its API and its daily feeds; no entities, no document types, nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -60,19 +60,21 @@ def read_atom(data: bytes, name: str = "") -> Feed:
     try:
         root = fromstring(data, forbid_dtd=True, forbid_entities=True, forbid_external=True)
     except DefusedXmlException:
-        raise ValueError("the XML declares a document type or entities, which are not read; remove the DOCTYPE") from None
+        raise ValueError(
+            "the XML declares a document type or entities, which are not read; remove the DOCTYPE"
+        ) from None
     except (ParseError, ValueError, LookupError, RecursionError) as error:
         raise ValueError(f"no well-formed XML: {error}") from None
     if root.tag != f"{ATOM}feed":
         told = "RSS" if root.tag == "rss" else root.tag.rpartition("}")[2][:40]
-        raise ValueError(f"no Atom feed but {told}; arXiv's Atom is at export.arxiv.org/api/query and rss.arxiv.org/atom/")
+        raise ValueError(
+            f"no Atom feed but {told}; arXiv's Atom is at export.arxiv.org/api/query and rss.arxiv.org/atom/"
+        )
     entries = root.findall(f"{ATOM}entry")
     if len(entries) == 1 and _text(entries[0], "title") == "Error" and "/api/errors" in _text(entries[0], "id"):
         raise ValueError(f"arXiv answered with an error: {_text(entries[0], 'summary')[:200]}")
     following = next((link.get("href", "") for link in root.findall(f"{ATOM}link") if link.get("rel") == "next"), "")
-    return Feed(
-        tuple(_drafts(entries, name)), following, _whole(root, "totalResults"), _whole(root, "startIndex")
-    )
+    return Feed(tuple(_drafts(entries, name)), following, _whole(root, "totalResults"), _whole(root, "startIndex"))
 
 
 def _drafts(entries: list[Element], name: str) -> Iterator[Draft | Rejection]:

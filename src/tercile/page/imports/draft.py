@@ -49,7 +49,9 @@ class Draft:
     @property
     def address(self) -> str:
         """Where it can be read: as given, else made from its identifier."""
-        made = f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else f"https://doi.org/{self.doi}" if self.doi else ""
+        made = (
+            f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else f"https://doi.org/{self.doi}" if self.doi else ""
+        )
         return self.url or made
 
 

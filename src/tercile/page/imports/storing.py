@@ -115,7 +115,8 @@ def store(
              paper.room or room_of(paper), added, added),
         )  # fmt: skip
         rows.execute(
-            "INSERT INTO imports (paper, arxiv, doi, title_key, format, room_guessed, published) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO imports (paper, arxiv, doi, title_key, format, room_guessed, published) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (made.lastrowid, paper.arxiv or None, paper.doi or None, title_key(paper.title), format, guessed,
              paper.published),
         )  # fmt: skip

@@ -53,11 +53,11 @@ class Titles:
 
     def refresh(self, rows: sqlite3.Connection) -> None:
         """Take in what was imported since the last call, by whichever process."""
-        query = (
-            "SELECT id, key, title, arxiv, doi, title_key FROM papers LEFT JOIN imports ON paper = id WHERE id > ? ORDER BY id"
-        )
+        query = "SELECT id, key, title, arxiv, doi FROM papers LEFT JOIN imports ON paper = id WHERE id > ? ORDER BY id"
         for row in rows.execute(query, (self._last,)).fetchall():
-            stored = rows.execute("SELECT way, signature FROM title_signatures WHERE paper = ?", (row["id"],)).fetchall()
+            stored = rows.execute(
+                "SELECT way, signature FROM title_signatures WHERE paper = ?", (row["id"],)
+            ).fetchall()
             made = {way: np.frombuffer(signature, np.uint8) for way, signature in stored}
             self.add(row["key"], Draft(row["title"], arxiv=row["arxiv"] or "", doi=row["doi"] or ""), made)
             self._last = row["id"]

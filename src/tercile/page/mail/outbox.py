@@ -24,7 +24,7 @@ from pathlib import Path
 from tercile.page.mail.times import today
 
 #: Seconds for which a claim holds. A worker that takes longer loses the letter before handing it over, never after.
-LEASE = 15.0
+LEASE = 6.0
 #: Seconds after which a letter that was handed over and not answered for counts as unconfirmed.
 HANDING = 600.0
 #: A letter that the server puts off is tried again after a minute, then two, up to an hour; so often in all.
@@ -78,7 +78,7 @@ def plan(rows: sqlite3.Connection, now: float) -> int:
         added += rows.execute(
             "INSERT INTO letters (kind, subscriber, day, state, planned, not_before, upto) "
             "SELECT 'digest', id, ?, 'due', ?, ?, ? FROM subscribers AS s "
-            # Who subscribed after today's hour starts tomorrow; a later day forbids an earlier one, as after a move west.
+            # Who subscribed after today's hour starts tomorrow; a later day forbids an earlier one: after a move west.
             "WHERE state = 'active' AND zone = ? AND hour = ? AND changed <= ? AND NOT EXISTS "
             "(SELECT 1 FROM letters WHERE kind = 'digest' AND subscriber = s.id AND day >= ?)",
             (here.day, now, now, newest, zone, hour, here.due, here.day),
@@ -99,7 +99,8 @@ def recover(rows: sqlite3.Connection, now: float, this_boot: str) -> tuple[int, 
         How many are due again, and how many unconfirmed.
     """
     again = rows.execute(
-        "UPDATE letters SET state = 'due', worker = '' WHERE state = 'claimed' AND lease < ? AND boot = ? AND boot != ''",
+        "UPDATE letters SET state = 'due', worker = '' "
+        "WHERE state = 'claimed' AND lease < ? AND boot = ? AND boot != ''",
         (now, this_boot),
     ).rowcount
     lost = rows.execute(
@@ -115,7 +116,7 @@ def recover(rows: sqlite3.Connection, now: float, this_boot: str) -> tuple[int, 
 
 
 def claim(rows: sqlite3.Connection, worker: str, now: float, most: int, this_boot: str) -> list[Letter]:
-    """Take up to `most` letters that are due; nobody else gets them while the lease holds. Requests to confirm first."""
+    """Take up to `most` due letters, requests to confirm first; nobody else gets them while the lease holds."""
     ids = rows.execute(
         "UPDATE letters SET state = 'claimed', worker = ?, boot = ?, lease = ? WHERE id IN ("
         "SELECT id FROM letters WHERE state = 'due' AND not_before <= ? ORDER BY kind, not_before, id LIMIT ?"
@@ -156,10 +157,11 @@ def hand(
     return made.rowcount == 1
 
 
-def settle(rows: sqlite3.Connection, letter: Letter, worker: str, state: str, reply: str, now: float) -> None:
+def settle(rows: sqlite3.Connection, letter: Letter, worker: str, state: str, reply: str, now: float) -> bool:
     """Write down how it ended: ``sent``, ``refused``, ``unconfirmed``, ``empty`` or ``lapsed``.
 
-    What a digest listed is old to the reader from then on if the server took it; else it comes again.
+    What a digest listed is old to the reader from then on if the server took it; else it comes again. False where the
+    letter is this worker's no more.
     """
     made = rows.execute(
         "UPDATE letters SET state = ?, finished = ?, reply = ?, "
@@ -169,23 +171,31 @@ def settle(rows: sqlite3.Connection, letter: Letter, worker: str, state: str, re
     )
     if made.rowcount and letter.subscriber is not None and state in {"sent", "empty"}:
         rows.execute("UPDATE subscribers SET since = max(since, ?) WHERE id = ?", (letter.upto, letter.subscriber))
+    return made.rowcount == 1
 
 
-def put_off(rows: sqlite3.Connection, letter: Letter, worker: str, reply: str, now: float, *, blame: bool = True) -> None:
-    """Back into the outbox, for later; with `blame`, the wait doubles and the attempts are counted."""
-    attempts = letter.attempts + blame
+def release(rows: sqlite3.Connection, letter: Letter, worker: str) -> None:
+    """Give back a letter that was claimed and not handed over; it is due as before."""
+    rows.execute(
+        "UPDATE letters SET state = 'due', worker = '' WHERE id = ? AND worker = ? AND state = 'claimed'",
+        (letter.id, worker),
+    )
+
+
+def put_off(rows: sqlite3.Connection, letter: Letter, worker: str, reply: str, now: float) -> None:
+    """Back into the outbox, for later: the server said not now, or was lost before the letter was handed over."""
+    attempts = letter.attempts + 1
     if attempts >= MOST_ATTEMPTS:
         settle(rows, letter, worker, "refused", f"put off {attempts} times, last: {reply}", now)
         return
-    wait = min(FIRST_WAIT * 2 ** max(attempts - 1, 0), LONGEST_WAIT) if blame else 0.0
     rows.execute(
         "UPDATE letters SET state = 'due', worker = '', attempts = ?, not_before = ?, reply = ?, token_hash = NULL, "
         "papers = '' WHERE id = ? AND worker = ? AND state IN ('claimed', 'handed')",
-        (attempts, now + wait, reply[:300], letter.id, worker),
+        (attempts, now + min(FIRST_WAIT * 2 ** (attempts - 1), LONGEST_WAIT), reply[:300], letter.id, worker),
     )
 
 
 def counts(rows: sqlite3.Connection, day: str | None = None) -> dict[str, int]:
     """How many letters are in each state, of one day or of all."""
     query = "SELECT state, count(*) FROM letters WHERE (? IS NULL OR day = ?) GROUP BY state ORDER BY state"
-    return {state: number for state, number in rows.execute(query, (day, day))}
+    return dict(rows.execute(query, (day, day)).fetchall())

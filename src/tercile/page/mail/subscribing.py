@@ -133,21 +133,22 @@ def confirm(rows: sqlite3.Connection, token: str, now: float | None = None) -> S
     fresh = rows.execute(
         "SELECT coalesce(max(id), 0) FROM papers WHERE unixepoch(added) < ?", (now - FRESH,)
     ).fetchone()[0]
-    known = None if choices.session is None else rows.execute("SELECT id FROM sessions WHERE id = ?", (choices.session,))
+    known = (
+        None if choices.session is None else rows.execute("SELECT id FROM sessions WHERE id = ?", (choices.session,))
+    )
     session = choices.session if known is not None and known.fetchone() else None
     rows.execute(
         "INSERT INTO subscribers (address, address_key, rooms, hour, zone, session, state, since, changed) "
         "VALUES (?, ?, ?, ?, ?, ?, 'active', ?, ?) ON CONFLICT (address_key) DO UPDATE SET address = excluded.address, "
         "rooms = excluded.rooms, hour = excluded.hour, zone = excluded.zone, session = excluded.session, "
         # Who comes back starts afresh; who only chose anew goes on where the last digest ended.
-        "since = CASE state WHEN 'active' THEN since ELSE excluded.since END, state = 'active', changed = excluded.changed",
+        "since = CASE state WHEN 'active' THEN since ELSE excluded.since END, state = 'active', "
+        "changed = excluded.changed",
         (address, address.lower(), json.dumps(choices.rooms), choices.hour, choices.zone, session, fresh, now),
     )
     subscriber = int(rows.execute("SELECT id FROM subscribers WHERE address_key = ?", (address.lower(),)).fetchone()[0])
     # The link becomes the reader's own: it shows the choices, and confirms nothing a second time.
-    rows.execute(
-        "UPDATE letters SET wanted = '', subscriber = ? WHERE token_hash = ?", (subscriber, digest(token))
-    )
+    rows.execute("UPDATE letters SET wanted = '', subscriber = ? WHERE token_hash = ?", (subscriber, digest(token)))
     # Mail that came back before the owner confirmed anew says nothing about the address now.
     rows.execute("DELETE FROM bounces WHERE letter IN (SELECT id FROM letters WHERE subscriber = ?)", (subscriber,))
     return of_token(rows, token)

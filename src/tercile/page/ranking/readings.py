@@ -71,4 +71,3 @@ class Visits:
         if len(self._seen) > self.most:
             del self._seen[next(iter(self._seen))]
         return True
-

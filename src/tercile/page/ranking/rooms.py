@@ -1,13 +1,16 @@
 """Where a paper belongs that nobody placed: the catalogue's 166 are the examples.
 
-In eight-fold cross-validation over the catalogue 85 papers in 100 land in the right one of the five rooms.
+In eight-fold cross-validation over the catalogue nine in ten are placed, and 88 in 100 of those in the right room.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tercile.page.ranking.words import Vocabulary, as_rows, chances, logistic, said
 from tercile.papers import catalogue
 
 #: What readers choose by, with words for people.
@@ -18,8 +21,8 @@ ROOMS = {
     "diffusion": "Diffusion models",
     "stats": "Statistics",
 }
-#: Below this the guess is worth nothing: an even guess among five rooms would have 0.2.
-SURE = 0.3
+#: Below this the guess is worth nothing.
+SURE = 0.4
 
 
 def guess_room(title: str, abstract: str = "") -> str:
@@ -30,21 +33,33 @@ def guess_room(title: str, abstract: str = "") -> str:
     >>> guess_room("zzz")
     ''
     """
-    vectors, model = _model()
-    row = vectors.transform([f"{title}. {title}. {abstract}"])
-    if row.nnz == 0:
+    vocabulary, words, models = _models()
+    row = as_rows(vocabulary, [said(title, abstract)], words)
+    if not row.any():
         return ""
-    chances = model.predict_proba(row)[0]
-    return str(model.classes_[chances.argmax()]) if chances.max() >= SURE else ""
+    found = {room: float(chances(row, model)[0]) for room, model in models.items()}
+    best = max(found, key=found.__getitem__)
+    return best if found[best] >= SURE else ""
 
 
 @cache
-def _model() -> tuple[Any, Any]:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
+def _models() -> tuple[Vocabulary, dict[str, int], dict[str, NDArray[np.float64]]]:
     papers = catalogue()
-    vectors = TfidfVectorizer(sublinear_tf=True, stop_words="english")
-    seen = vectors.fit_transform([f"{p.title}. {p.title}. {p.summary} {p.claim}" for p in papers])
-    model = LogisticRegression(C=30.0, class_weight="balanced", max_iter=500)
-    return vectors, model.fit(seen, [p.room.split(".")[0] for p in papers])
+    return models_of([said(p.title, f"{p.summary} {p.claim}") for p in papers], [p.room.split(".")[0] for p in papers])
+
+
+def models_of(texts: list[str], rooms: list[str]) -> tuple[Vocabulary, dict[str, int], dict[str, NDArray[np.float64]]]:
+    """A model for each room: its papers against all others."""
+    vocabulary = Vocabulary(tuple(texts))
+    words = {word: at for at, word in enumerate(vocabulary.weights)}
+    rows = as_rows(vocabulary, texts, words)
+    # In the space of the examples the models are small: b = rows' a, and a by the same Newton steps.
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    kept = values > 1e-9
+    inside = vectors[:, kept] * np.sqrt(values[kept])
+    back = rows.T @ (vectors[:, kept] / np.sqrt(values[kept]))
+    models = {}
+    for room in sorted(set(rooms)):
+        model = logistic(inside, np.array([room == one for one in rooms]), strength=10.0)
+        models[room] = np.append(back @ model[:-1], model[-1])
+    return vocabulary, words, models

@@ -1,4 +1,4 @@
-"""What a reader may like, learnt from the papers that the reader tagged: words in, a linear model for each tag.
+"""What a reader may like, learnt from the papers that the reader tagged: a linear model over words for each tag.
 
 Everything that bears a tag is an example, everything else counts against it, weighted so that both sides weigh the
 same (as A. Karpathy's arxiv-sanity-lite does with a support vector machine). One tagged paper is enough.
@@ -6,25 +6,30 @@ same (as A. Karpathy's arxiv-sanity-lite does with a support vector machine). On
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tercile.page.ranking.texts import Text
+from tercile.page.ranking.words import Vocabulary, chances, logistic, said
+
+#: The catalogue and the newest imports are ranked; a page with more still answers in the same time.
+MOST = 1200
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """Papers as vectors of words: term frequencies, rare words weighing more, of unit length.
-
-    Making it reads every text once, some 30 ms for 200.
-    """
+    """Papers to rank, with their vectors; made once for all readers."""
 
     texts: tuple[Text, ...]
+
+    @classmethod
+    def of(cls, texts: Collection[Text]) -> Words:
+        """The catalogue and the newest imports of all texts."""
+        return cls((*(t for t in texts if not t.id), *sorted((t for t in texts if t.id), key=lambda t: -t.id)[:MOST]))
 
     @cached_property
     def position(self) -> Mapping[str, int]:
@@ -33,20 +38,8 @@ class Words:
 
     @cached_property
     def vectors(self) -> NDArray[np.float64]:
-        """One row a paper. The words' space is turned so that it has no more dimensions than there are papers."""
-        similar = np.asarray((self._sparse @ self._sparse.T).todense())
-        # Linear models see inner products alone, and these rows have the same: small where the words are many.
-        values, directions = np.linalg.eigh(similar)
-        kept = values > 1e-9
-        return np.asarray(directions[:, kept] * np.sqrt(values[kept]))
-
-    @cached_property
-    def _sparse(self) -> Any:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        # A title says more than any other sentence: it counts twice.
-        said = [f"{text.title}. {text.title}. {text.body}" for text in self.texts]
-        return TfidfVectorizer(sublinear_tf=True, stop_words="english").fit_transform(said)
+        """(n, at most 200), one row a paper."""
+        return Vocabulary(tuple(said(text.title, text.body) for text in self.texts)).directions()
 
 
 def rank_by_tags(words: Words, tags: Mapping[str, Collection[str]]) -> dict[str, float]:
@@ -70,8 +63,6 @@ def rank_by_tags(words: Words, tags: Mapping[str, Collection[str]]) -> dict[str,
     >>> next(text.room for text in texts if text.key == best)
     'quantiles.rl'
     """
-    from sklearn.linear_model import LogisticRegression
-
     best = np.full(len(words.texts), -np.inf)
     tagged: set[int] = set()
     for keys in tags.values():
@@ -81,7 +72,6 @@ def rank_by_tags(words: Words, tags: Mapping[str, Collection[str]]) -> dict[str,
             continue
         liked = np.zeros(len(words.texts), bool)
         liked[rows] = True
-        model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=100).fit(words.vectors, liked)
-        best = np.maximum(best, model.predict_proba(words.vectors)[:, 1])
-    order: Sequence[int] = np.argsort(-best, kind="stable").tolist()
+        best = np.maximum(best, chances(words.vectors, logistic(words.vectors, liked)))
+    order = np.argsort(-best, kind="stable").tolist()
     return {words.texts[at].key: float(best[at]) for at in order if at not in tagged and np.isfinite(best[at])}

@@ -12,7 +12,7 @@ from tercile.papers import catalogue
 class Text:
     """One paper: its key (a slug of the catalogue, or a key of `papers`), where it belongs, and what it says.
 
-    `added` is when it was imported, as ISO 8601 in UTC; empty for the catalogue.
+    `added` is when it was imported, as ISO 8601 in UTC, `id` its row; empty and 0 for the catalogue.
     """
 
     key: str
@@ -22,6 +22,7 @@ class Text:
     added: str = ""
     authors: str = ""
     source: str = ""
+    id: int = 0
 
     @property
     def path(self) -> str:
@@ -39,10 +40,10 @@ def all_texts(rows: sqlite3.Connection) -> list[Text]:
 
     >>> import sqlite3
     >>> made = sqlite3.connect(":memory:")
-    >>> _ = made.execute("CREATE TABLE papers (id, key, title, room, abstract, added, authors, source)")
+    >>> _ = made.execute("CREATE TABLE papers (key, title, room, abstract, added, authors, source, id)")
     >>> len(all_texts(made))
     166
     """
     texts = [Text(p.slug, p.title, p.room, f"{p.summary} {p.claim}") for p in catalogue()]
-    query = "SELECT key, title, room, abstract, added, authors, source FROM papers ORDER BY id"
+    query = "SELECT key, title, room, abstract, added, authors, source, id FROM papers ORDER BY id"
     return texts + [Text(*row) for row in rows.execute(query)]

@@ -1,0 +1,110 @@
+"""`tercile page digest | bounce | fetch`: what runs beside the page, from a timer or by hand."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tercile.page import Settings
+    from tercile.page.database import Database
+
+Config = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; also $TERCILE_PAGE_CONFIG. See docs/guide/digest.md.")
+]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the database; also $TERCILE_PAGE_DATA.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+#: Seconds between two looks at the outbox.
+PAUSE = 30.0
+
+
+def digest(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be sent; send and write nothing.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, looking every half minute what is due.")] = False,
+    config: Config = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send the digests and confirmations that are due; safe to run at any time, twice, and to kill."""
+    from tercile import terminal
+
+    with terminal.stopping("stopped; what was not handed over waits for the next run"):
+        database, settings = _opened(config, data)
+        from tercile.page.mail.delivery import Unreachable
+        from tercile.page.mail.running import send_due
+
+        if dry_run:
+            _show(database, settings, as_json)
+            return
+        while True:
+            try:
+                done = send_due(database, settings)
+            except Unreachable as error:
+                if not watch:
+                    terminal.stop(str(error), 1)
+                typer.echo(f"error: {error}", err=True)
+            else:
+                told = {"planned": done.planned, **dict(done.states), "seconds": round(done.seconds, 3)}
+                if as_json:
+                    terminal.print_json(told)
+                elif done.states or not watch:
+                    said = ", ".join(f"{number:,} {state}" for state, number in sorted(done.states.items()))
+                    print(f"{said or 'nothing was due'} in {done.seconds:.1f} s", flush=True)
+            if not watch:
+                return
+            time.sleep(PAUSE)
+
+
+def bounce(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Messages, or Maildir folders. Default: one from standard input.")
+    ] = None,
+    config: Config = None,
+    data: Data = None,
+) -> None:
+    """Take in mail that came back; for a mail server's pipe (`|tercile page bounce`) or a mailbox."""
+    from tercile import terminal
+
+    with terminal.stopping():
+        database, settings = _opened(config, data)
+        from tercile.page.mail.running import take_bounce
+
+        if not files:
+            print(take_bounce(database, settings, sys.stdin.buffer.read(1_000_000)))
+        for file in files or ():
+            if not file.is_dir():
+                print(f"{file.name}: {take_bounce(database, settings, file.read_bytes())}")
+                continue
+            for message in sorted(path for part in ("new", "cur") for path in (file / part).glob("*")):
+                print(f"{message.name}: {take_bounce(database, settings, message.read_bytes())}")
+
+
+def _show(database: Database, settings: Settings, as_json: bool) -> None:
+    from tercile import terminal
+    from tercile.page.mail.running import dry_run
+
+    letters = list(dry_run(database, settings))
+    if as_json:
+        told = [
+            {"kind": x.kind, "to": x.address, "subject": x.subject, "papers": list(x.digest.papers)} for x in letters
+        ]
+        terminal.print_json(told)
+        return
+    for letter in letters:
+        print(f"To: {letter.address}\nSubject: {letter.subject}\n\n{letter.text}\n{'=' * 72}")
+    print(f"{len(letters):,} letter{'' if len(letters) == 1 else 's'} would be sent; nothing was.")
+
+
+def _opened(config: Path | None, data: Path | None) -> tuple[Database, Settings]:
+    from tercile.commands.page import settings_of
+
+    settings = settings_of(config, data)
+    from tercile.page.database import NAME, Database
+
+    return Database(settings.data / NAME), settings
