@@ -63,10 +63,8 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
                 errors.setdefault(f"{name}_{what}", []).append(error)
     found = {name: float(np.median(each)) for name, each in errors.items()}
     names = sorted(name.removesuffix("_error") for name in found if f"{name.removesuffix('_error')}_benchmark" in found)
-    found = {
-        **found,
-        **{f"{name}_best_clipped_error": min(found.pop(f"{name}_clipped_{at}") for at in CLIPS) for name in names},
-    }
+    for name in names:
+        found[f"{name}_best_clipped_error"] = min(found.pop(f"{name}_clipped_{level}") for level in CLIPS)
     found["largest_share_of_benchmark"] = max(found[f"{name}_error"] / found[f"{name}_benchmark"] for name in names)
     found["laplace_share_of_benchmark"] = min(
         found[f"{name}_laplace_error"] / found[f"{name}_benchmark"] for name in names
