@@ -179,28 +179,39 @@ void search_bounds(Queries products, Floats query_norms, Floats center_norms, Fl
 
 using Chosen = std::pair<std::vector<std::int64_t>, std::vector<std::int32_t>>;  // where each query's lists start; lists
 
-// For each query the lists that may hold something nearer than its farthest so far, the most promising first, until
+// For each query the lists that may hold something nearer than its farthest so far, those of least `order` first, until
 // `wanted` rows pass in them. Their bounds become infinite: a list is chosen once.
-Chosen search_choose(Distances bounds, Array<const std::int64_t, 1> passing, Queries best, std::int64_t wanted) {
-  const std::size_t lists = bounds.shape(1);
-  if (passing.size() != lists || best.shape(0) != bounds.shape(0))
-    throw std::invalid_argument("passing needs a number for each list, best a row for each query");
+Chosen search_choose(Distances bounds, Queries order, Array<const std::int64_t, 1> passing, Queries best,
+                     std::int64_t wanted) {
+  constexpr std::size_t run = 32;
+  constexpr float never = std::numeric_limits<float>::infinity();
+  const std::size_t lists = bounds.shape(1), runs = (lists + run - 1) / run;
+  if (passing.size() != lists || best.shape(0) != bounds.shape(0) || order.shape(0) != bounds.shape(0) ||
+      order.shape(1) != lists)
+    throw std::invalid_argument("passing needs a number for each list, order and best a row for each query");
   Chosen chosen{{0}, {}};
-  std::vector<std::pair<float, std::int32_t>> near;
+  std::vector<float> empty(lists), key(runs * run, never), least(runs);
+  for (std::size_t c = 0; c < lists; ++c) empty[c] = passing.data()[c] > 0 ? 0 : never;
+  const auto least_of = [&](std::size_t r) {
+    float found = never;
+    for (std::size_t i = r * run; i < (r + 1) * run; ++i) found = key[i] < found ? key[i] : found;
+    return found;
+  };
   for (std::size_t q = 0; q < bounds.shape(0); ++q) {
     float* bound = bounds.data() + q * lists;
+    const float* place = order.data() + q * lists;
     const float farthest = best.data()[q * best.shape(1)];
-    near.clear();
-    for (std::size_t c = 0; c < lists; ++c)
-      if (bound[c] < farthest && passing.data()[c] > 0) near.emplace_back(bound[c], std::int32_t(c));
-    const auto later = [](const auto& a, const auto& b) { return a > b; };
-    std::make_heap(near.begin(), near.end(), later);
-    for (std::int64_t found = 0; found < wanted && !near.empty(); near.pop_back()) {
-      std::pop_heap(near.begin(), near.end(), later);
-      const std::int32_t list = near.back().second;
-      chosen.second.push_back(list);
+    for (std::size_t c = 0; c < lists; ++c) key[c] = bound[c] < farthest ? place[c] + empty[c] : never;
+    for (std::size_t r = 0; r < runs; ++r) least[r] = least_of(r);
+    for (std::int64_t found = 0; found < wanted;) {
+      const std::size_t r = std::size_t(std::min_element(least.begin(), least.end()) - least.begin());
+      if (least[r] == never) break;
+      std::size_t list = r * run;
+      while (key[list] != least[r]) ++list;
+      chosen.second.push_back(std::int32_t(list));
       found += passing.data()[list];
-      bound[list] = std::numeric_limits<float>::infinity();
+      key[list] = bound[list] = never;
+      least[r] = least_of(r);
     }
     chosen.first.push_back(std::int64_t(chosen.second.size()));
   }
@@ -222,10 +233,12 @@ void search_exact(Queries queries, Bytes data, int kind, bool squared, Floats sc
       double sum = 0;
       if (kind == StoredRows::float32) {
         const float* x = static_cast<const float*>(rows.data) + std::size_t(row) * rows.dimension;
+        double part[4] = {};  // sums that do not wait for each other
         for (std::size_t d = 0; d < rows.dimension; ++d) {
           const double difference = double(x[d]) - query[d];
-          sum += squared ? difference * difference : -double(x[d]) * query[d];
+          part[d % 4] += squared ? difference * difference : -double(x[d]) * query[d];
         }
+        sum = (part[0] + part[1]) + (part[2] + part[3]);
       } else {  // stored in fewer bits: nothing to be had beyond what the kernel sees
         const std::uint32_t which = std::uint32_t(row);
         kernels_plain.row_distances(query, 1, queries.shape(1), rows, &which, 1, one.data(), 4);
@@ -319,11 +332,11 @@ void bind_search(nb::module_& module) {
   const auto arrays = [](const Chosen& chosen) { return std::make_pair(owned(chosen.first), owned(chosen.second)); };
   module.def(
       "search_choose",
-      [](Distances bounds, Array<const std::int64_t, 1> passing, Queries best, std::int64_t wanted) {
-        const Chosen chosen = search_choose(bounds, passing, best, wanted);
+      [](Distances bounds, Queries order, Array<const std::int64_t, 1> passing, Queries best, std::int64_t wanted) {
+        const Chosen chosen = search_choose(bounds, order, passing, best, wanted);
         return std::make_pair(owned(chosen.first), owned(chosen.second));
       },
-      "bounds"_a.noconvert(), "passing"_a, "best"_a, "wanted"_a);
+      "bounds"_a.noconvert(), "order"_a, "passing"_a, "best"_a, "wanted"_a);
   module.def("search_exact", &search_exact, "queries"_a, "data"_a, "kind"_a, "squared"_a, "scale"_a, "offset"_a,
              "base"_a, "place"_a, "out"_a.noconvert(), free);
   module.def("search_distances", &search_distances, "queries"_a, "data"_a, "kind"_a, "squared"_a, "scale"_a, "offset"_a,

@@ -164,11 +164,13 @@ def _in_lists(
     found = _Passing(snapshot, where, plan.share, mask)
     lists, k = found.lists, near.row.shape[1]
     deviations, _ = lists.look(plan.share, recall)
-    bounds = lists.bounds(queries, lists.products(queries), deviations, squared)
+    products = lists.products(queries)
+    bounds = lists.bounds(queries, products, deviations, squared)
+    order = lists.bounds(queries, products, 1.0, squared)
     data, begins = _bytes(base), np.asarray(lists.begins)
     wanted, met, rounds = max(2 * k, 32), 0, 0
     while True:
-        starts, chosen = _native.search_choose(bounds, found.counts, near.distance, wanted)
+        starts, chosen = _native.search_choose(bounds, order, found.counts, near.distance, wanted)
         if not len(chosen):
             return plan.met(met), near
         if not found.known.all():
