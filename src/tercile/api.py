@@ -22,7 +22,7 @@ from tercile.compression.batches import cut
 from tercile.compression.package import DESCRIPTION
 from tercile.compression.source import Prepare, open_source
 from tercile.compression.tasks import guess_task, make_task, outputs_of
-from tercile.files import read_json
+from tercile.files import read_json_object
 from tercile.filters.data.example import Content, Example
 from tercile.zoo import find, list_models
 
@@ -407,7 +407,8 @@ def _open(model: ModelSpec, prepare: Prepare | None) -> tuple[Source, str, str |
 
 def _zoo_builder(folder: Path) -> str | None:
     """The builder that a packed folder names, if it is one of the zoo's own."""
-    made = read_json(folder / DESCRIPTION).get("architecture", {}).get("build")
+    architecture = read_json_object(folder / DESCRIPTION).get("architecture")
+    made = architecture.get("build") if isinstance(architecture, dict) else None
     return made if made in {find(name).card.get("build") for name in ZOO} else None
 
 

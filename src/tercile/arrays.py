@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -57,13 +58,57 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise ValueError(f"{path} is missing") from None
     try:
         tensors = safetensors.deserialize(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header = _header(data)
         arrays = {
             name: np.frombuffer(tensor["data"], dtype=_DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
             for name, tensor in tensors
         }
     except KeyError as error:
         raise ValueError(f"{path} holds a tensor of type {error}, which is not supported") from None
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no valid safetensors file ({error}); it is truncated or damaged") from None
     return arrays, dict(header.get("__metadata__", {}))
+
+
+def map_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """As `load_arrays`, but the arrays lie in the file: a page is read when something on it is, and can be let go.
+
+    They can't be written to. The file must not change as long as they are used.
+
+    Raises
+    ------
+    ValueError
+        As `load_arrays`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_arrays(Path(folder, "a.safetensors"), {"x": np.arange(3)})
+    ...     map_arrays(Path(folder, "a.safetensors"))
+    ({'x': array([0, 1, 2])}, {})
+    """
+    try:
+        with safetensors.safe_open(path, framework="np"):  # checks sizes, offsets and types against the file
+            pass
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+        header = _header(data)
+        start, metadata = 8 + int.from_bytes(data[:8].tobytes(), "little"), header.pop("__metadata__", {})
+        arrays = {}
+        for name, about in header.items():
+            first, last = about["data_offsets"]
+            array = np.frombuffer(data[start + first : start + last], dtype=np.uint8).view(_DTYPES[about["dtype"]])
+            arrays[name] = np.require(array.reshape(about["shape"]), requirements="A")
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except KeyError as error:
+        raise ValueError(f"{path} holds a tensor of type {error}, which is not supported") from None
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no valid safetensors file ({error}); it is truncated or damaged") from None
+    return arrays, dict(metadata)
+
+
+def _header(data: bytes | np.ndarray) -> dict[str, Any]:
+    size = int.from_bytes(bytes(data[:8]), "little")
+    found: dict[str, Any] = json.loads(bytes(data[8 : 8 + size]))
+    return found

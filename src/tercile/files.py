@@ -50,5 +50,19 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers of too many digits, nested too deeply
         raise ValueError(f"{path} is no valid JSON ({error}); the file is damaged") from None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads JSON that is an object, names and values.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, is not JSON, or is anything else than an object; the message names it.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__} and no JSON object; the file is damaged")
+    return value

@@ -115,7 +115,7 @@ def test_an_original_with_truncated_weights_is_refused_by_name(original, tmp_pat
     ("change", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "no config.json"),
-        (lambda f: (f / "config.json").write_text("{"), "can't be read"),
+        (lambda f: (f / "config.json").write_text("{"), "no valid JSON"),
         (lambda f: (f / "config.json").write_text("{}"), "names no model_type"),
         (lambda f: (f / "model.safetensors").unlink(), "no .safetensors weights"),
     ],

@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from tercile.arrays import load_arrays, save_arrays
+from tercile.arrays import load_arrays, map_arrays, save_arrays
 from tercile.compression.bank import Stored
 from tercile.compression.source import (
     COMPANIONS,
     Prepare,
     Source,
-    architecture,
     build,
     learnt,
     preparer,
     stack_arrays,
 )
+from tercile.compression.transformers_module import empty_transformers_module
 from tercile.files import read_json, write_json
 from tercile.quantization import QTensor, Scheme
 
@@ -114,23 +114,45 @@ def load_package(folder: Path, builder: Builder | torch.nn.Module | None = None)
 
 def open_packed(packed: Packed, folder: Path, builder: Builder | torch.nn.Module | None = None) -> Source:
     """What `load_package` gives, from a folder that was read already."""
-    description = packed.description
+    source = build_empty(packed, folder, builder)
     state = {name: torch.from_numpy(array) for name, array in packed.decoded().items()}
-    source = _build(folder, description["architecture"], builder)
+    state |= {alias: state[name] for alias, name in packed.tied.items()}
     # A config may ask for bfloat16; decoded weights are float32 and must not be rounded again.
-    expected = source.module.float().state_dict()
-    for alias, name in description.get("tied", {}).items():
-        if name not in state:
-            raise ValueError(f"{folder / DESCRIPTION}: tensor {alias!r} is tied to {name!r}, which is missing")
-        state[alias] = state[name]
-    if missing := sorted(expected.keys() - state.keys()) or sorted(state.keys() - expected.keys()):
-        raise ValueError(f"{folder / WEIGHTS} does not fit the module: {missing[0]!r} is on one side only")
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            wanted = tuple(expected[name].shape)
-            raise ValueError(f"{folder / WEIGHTS}: {name} is {tuple(tensor.shape)}, the module has {wanted}")
-    source.module.load_state_dict(state)
+    source.module.float().load_state_dict(state)
     return replace(source, module=source.module.eval().requires_grad_(False))
+
+
+def build_empty(packed: Packed, folder: Path, builder: Builder | torch.nn.Module | None = None) -> Source:
+    """A module that a folder's tensors fit, names and shapes, before any of them is put there.
+
+    Raises
+    ------
+    ValueError
+        If a builder is needed and missing, or tensors do not fit the module.
+    """
+    shapes = {name: q.shape for name, q in packed.quantized.items()}
+    shapes |= {name: value.shape for name, value in packed.plain.items()}
+    for alias, name in packed.tied.items():
+        if name not in shapes:
+            raise ValueError(f"{folder / DESCRIPTION}: tensor {alias!r} is tied to {name!r}, which is missing")
+        shapes[alias] = shapes[name]
+
+    def check(module: torch.nn.Module) -> None:
+        expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        if missing := sorted(expected.keys() - shapes.keys()) or sorted(shapes.keys() - expected.keys()):
+            raise ValueError(f"{folder / WEIGHTS} does not fit the module: {missing[0]!r} is on one side only")
+        for name, shape in expected.items():
+            if tuple(shapes[name]) != shape:
+                raise ValueError(f"{folder / WEIGHTS}: {name} is {tuple(shapes[name])}, the module has {shape}")
+
+    made = packed.description["architecture"]
+    if made.get("kind") == "folder":
+        module = empty_transformers_module(folder, made.get("class"), len(shapes), check)
+        prepare, limit = preparer(folder, module)
+        return Source(str(folder), "folder", module.eval(), prepare, folder, limit)
+    source = _from_builder(folder, made, builder)
+    check(source.module)
+    return source
 
 
 @dataclass(frozen=True)
@@ -145,11 +167,14 @@ class Packed:
         By name, the tensors that are stored as codes.
     plain
         By name, all others, in the type they are stored in.
+    tied
+        By name, tensors that are another one.
     """
 
     description: Mapping[str, Any]
     quantized: Mapping[str, QTensor]
     plain: Mapping[str, np.ndarray]
+    tied: Mapping[str, str]
 
     def decoded(self) -> dict[str, np.ndarray]:
         """Every tensor as numbers: float32 where it was quantized or bfloat16, else as stored."""
@@ -159,8 +184,15 @@ class Packed:
         return numbers
 
 
-def read_package(folder: Path) -> Packed:
+def read_package(folder: Path, *, mapped: bool = False) -> Packed:
     """Reads a packed folder without building a model.
+
+    Parameters
+    ----------
+    folder
+        Written by `save_package`.
+    mapped
+        Leave arrays in the file, as `map_arrays` does.
 
     Raises
     ------
@@ -177,28 +209,29 @@ def read_package(folder: Path) -> Packed:
     if description.get("version") != 1:
         found = description.get("version")
         raise ValueError(f"{folder} is in format version {found}; this tercile reads version 1: update it")
-    arrays, _ = load_arrays(folder / WEIGHTS)
+    for part in ("architecture", "quantized", "tied"):
+        if not isinstance(description.get(part, {} if part == "tied" else None), dict):
+            raise ValueError(f"{folder / DESCRIPTION}: {part!r} is missing or no object; the file is damaged")
+    tied = description.get("tied", {})
+    if not all(isinstance(name, str) for name in tied.values()):
+        raise ValueError(f"{folder / DESCRIPTION}: 'tied' must hold names of tensors; the file is damaged")
+    arrays, _ = (map_arrays if mapped else load_arrays)(folder / WEIGHTS)
     quantized: dict[str, QTensor] = {}
     used: set[str] = set()
     for name, about in description["quantized"].items():
         try:
             scheme, shape = Scheme.parse(about["scheme"]), tuple(int(n) for n in about["shape"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{folder / DESCRIPTION}: {name} has no valid scheme and shape ({error})") from None
-        quantized[name] = QTensor.from_arrays(name, scheme, shape, arrays)
+        try:
+            quantized[name] = QTensor.from_arrays(name, scheme, shape, arrays)
+        except ValueError as error:
+            raise ValueError(f"{folder / WEIGHTS}: {error}") from None
         used |= quantized[name].to_arrays(name).keys()
-    return Packed(description, quantized, {name: arrays[name] for name in arrays.keys() - used})
+    return Packed(description, quantized, {name: arrays[name] for name in arrays.keys() - used}, tied)
 
 
-def _build(folder: Path, made: Mapping[str, Any], builder: Builder | torch.nn.Module | None) -> Source:
-    if made.get("kind") == "folder":
-        import transformers
-
-        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        cls = architecture(folder, made.get("class"))
-        module = cls._from_config(config) if hasattr(cls, "_from_config") else cls.from_config(config)
-        prepare, limit = preparer(folder, module)
-        return Source(str(folder), "folder", module.eval(), prepare, folder, limit)
+def _from_builder(folder: Path, made: Mapping[str, Any], builder: Builder | torch.nn.Module | None) -> Source:
     if builder is None:
         named = f" (it was {made['build']!r})" if made.get("build") else ""
         raise ValueError(f"{folder} holds weights only; say what builds the module{named}: builder='module:function'")

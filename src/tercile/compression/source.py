@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from tercile.files import read_json_object
 from tercile.filters.data.example import Content
 from tercile.named import named
 
@@ -209,19 +210,17 @@ def architecture(folder: Path, module_class: str | None = None) -> type[Any]:
     import transformers
 
     config = _config(folder)
-    names = [module_class] if module_class else config.get("architectures") or []
-    for name in names:
-        if found := getattr(transformers, name, None):
+    named = [module_class] if module_class else config.get("architectures") or []
+    for name in named if isinstance(named, list) else []:
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
     return transformers.AutoModel
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / 'config.json'} can't be read ({error}); it is damaged") from None
-    if not isinstance(config, dict) or "model_type" not in config:
+    config = read_json_object(folder / "config.json")
+    if not isinstance(config.get("model_type"), str):
         raise ValueError(f"{folder} is no model: its config.json names no model_type")
     return config
 
@@ -250,7 +249,7 @@ def preparer(folder: Path, module: torch.nn.Module) -> tuple[Prepare, int | None
         return _pixels, None
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     settings = folder / "sentence_bert_config.json"
     limits = [getattr(module.config, "max_position_embeddings", None)]
     if settings.is_file():

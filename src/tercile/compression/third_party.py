@@ -19,7 +19,7 @@ import torch
 
 from tercile.compression.package import DESCRIPTION, load_package
 from tercile.compression.source import architecture, build, learnt
-from tercile.files import read_json
+from tercile.files import read_json_object
 
 #: What a small model can be, in words that an error can list.
 KINDS = (
@@ -109,8 +109,8 @@ def _transformers(spec: str, path: Path) -> ThirdParty:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    quantized = read_json(path / "config.json").get("quantization_config") or {}
-    method = quantized.get("quant_method", "none")
+    quantized = read_json_object(path / "config.json").get("quantization_config")
+    method = quantized.get("quant_method", "none") if isinstance(quantized, dict) else "none"
     try:
         module = architecture(path).from_pretrained(str(path), local_files_only=True, use_safetensors=True)
     except ImportError as error:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tercile.quantization import packing
 from tercile.quantization.blocks import as_matrix
+from tercile.quantization.grids import Trellis
 from tercile.quantization.hadamard import rotate, rotate_back
 from tercile.quantization.scheme import Ranges, Scheme
 
@@ -103,6 +104,10 @@ class QTensor:
         if not all(isinstance(size, numbers.Integral) and size > 0 for size in shape):
             raise ValueError(f"shape of {name} must hold whole numbers above 0, got {tuple(shape)}")
         matrix = as_matrix(shape)
+        words = arrays.get(f"{name}.codes")
+        # No grid takes less than a quarter of a bit: a shape beyond that is refused before room is made for it.
+        if words is not None and math.prod(shape) > 32 * words.nbytes:
+            raise ValueError(f"{name}.codes is {words.dtype} {words.shape}, too little for shape {tuple(shape)}")
         expected = _layout(scheme, matrix)
         found = {}
         for key, (size, dtype) in expected.items():
@@ -120,13 +125,23 @@ class QTensor:
             _ = loaded.ranges  # refuses what decodes to NaN or infinity
         except ValueError as error:
             raise ValueError(f"{name}: {error}; the file is damaged") from None
-        # Packing again gives the same words, unless a word holds more than digits or its unused bits are not 0.
-        codes = loaded.codes
-        if not np.array_equal(packing.pack(codes, scheme.grid), loaded.words):
+        if not _written_by_pack(loaded):
             raise ValueError(f"{name}.codes holds words that {scheme} never writes; the file is damaged")
-        if not scheme.grid.valid.all() and not scheme.grid.valid[codes].all():
+        if not scheme.grid.valid.all() and not scheme.grid.valid[loaded.codes].all():
             raise ValueError(f"{name}.codes holds codes that stand for no number; the file is damaged")
         return loaded
+
+
+def _written_by_pack(q: QTensor) -> bool:
+    """Whether the words hold only codes of the grid, and zeros where they hold none."""
+    (_, columns), grid = as_matrix(q.shape), q.scheme.grid
+    if isinstance(grid, Trellis):
+        used = int(grid.row_bits(as_matrix(q.shape)[0]).sum(dtype=np.int64)) * columns % 32
+    elif grid.codes_per_word is None:
+        used = columns * int(grid.bits) % 32
+    else:  # packing again gives the same words, unless one holds more than digits
+        return np.array_equal(packing.pack(q.codes, grid), q.words)
+    return not used or not (q.words[:, -1] >> np.uint32(used)).any()
 
 
 def _layout(scheme: Scheme, matrix: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
