@@ -63,7 +63,8 @@ class Observer:
             self.metrics.requests.labels(scope["method"], route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             if logger.isEnabledFor(logging.INFO):
-                fields = {"method": scope["method"], "path": scope["path"], "route": route, "status": status}
+                path = route if "{token}" in route else scope["path"]  # such a token entitles: it is in no log
+                fields = {"method": scope["method"], "path": path, "route": route, "status": status}
                 logger.info("request", extra={"fields": {**fields, "ms": round(1000 * seconds, 2)}})
 
 

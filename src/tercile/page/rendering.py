@@ -16,7 +16,7 @@ from tercile.page.settings import Settings
 
 THEMES = ("light", "dark")
 #: What stands in the head line: address, word, and the name that a route gives as `here`.
-NAVIGATION = (("/", "Methods"), ("/state", "State"), ("/try", "Try it"))
+NAVIGATION = (("/", "Methods"), ("/state", "State"), ("/try", "Try it"), ("/for-you", "For you"), ("/digest", "Digest"))
 
 
 class Renderer:

@@ -48,10 +48,10 @@ def read_bibtex(text: str, name: str = "") -> Iterator[Draft | Rejection]:
 
 
 def _entries(block: str, strings: dict[str, str], origin: str) -> Iterator[Draft | Rejection]:
-    import bibtexparser
+    from bibtexparser.entrypoint import parse_string
 
     try:
-        library = bibtexparser.parse_string(block, parse_stack=[])
+        library = parse_string(block, parse_stack=[])
     except Exception as error:  # the parser promises no kind of error for input made to break it
         yield Rejection("malformed", f"the BibTeX parser gave up: {error}"[:200], origin, block[:80])
         return

@@ -65,6 +65,8 @@ def read_bounce(raw: bytes, key: bytes) -> Bounce | None:
             continue
         blocks = part.get_payload()
         for block in blocks if isinstance(blocks, list) else ():
+            if not isinstance(block, Message):
+                continue
             action = str(block.get("Action", "")).strip().lower()
             found = re.match(r"\s*([245]\.\d{1,3}\.\d{1,3})", str(block.get("Status", "")))
             if action == "failed" and found:

@@ -132,24 +132,19 @@ class Sender:
     async def _work(self, waiting: asyncio.Queue[tuple[Letter, set[str]]]) -> None:
         client: aiosmtplib.SMTP | None = None
         try:
-            while (taken := self._next(waiting)) is not None:
+            while not self._stopped and (taken := self._next(waiting)) is not None:
                 letter, shown = taken
-                settled = False
                 try:
-                    wording = self._worded(letter, shown)
-                    if wording is None:
-                        settled = True
-                        continue
-                    if client is None or not client.is_connected:
-                        client = await self._connected()
-                    await self._hand_over(client, letter, *wording)
-                    settled = True
+                    if (worded := self._worded(letter, shown)) is not None:
+                        if client is None or not client.is_connected:
+                            client = await self._connected()
+                        await self._hand_over(client, letter, *worded)
                 finally:
-                    if not settled:  # nothing was handed over: it is due as before
-                        outbox.put_off(
-                            self._marks, letter, self._name, "the run was stopped", self._clock(), blame=False
-                        )
+                    outbox.release(self._marks, letter, self._name)  # does nothing once it is handed over or settled
                 await asyncio.sleep(0)
+        except BaseException:
+            self._stopped = True
+            raise
         finally:
             if client is not None and client.is_connected:
                 try:

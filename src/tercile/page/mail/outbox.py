@@ -104,7 +104,7 @@ def recover(rows: sqlite3.Connection, now: float, this_boot: str) -> tuple[int, 
         (now, this_boot),
     ).rowcount
     lost = rows.execute(
-        "UPDATE letters SET state = 'unconfirmed', finished = ?, reply = 'the sender stopped before the answer came' "
+        "UPDATE letters SET state = 'unconfirmed', finished = ?, reply = 'the sender stopped before the answer' "
         "WHERE (state = 'handed' AND lease < ?) OR (state = 'claimed' AND boot != ? AND lease < ?)",
         (now, now, this_boot, now),
     ).rowcount
@@ -125,8 +125,8 @@ def claim(rows: sqlite3.Connection, worker: str, now: float, most: int, this_boo
     ).fetchall()
     marks = ",".join("?" * len(ids))
     found = rows.execute(
-        "SELECT l.id, l.kind, l.day, l.wanted, l.planned, l.upto, l.attempts, l.subscriber, s.rooms, s.zone, s.session, "
-        f"s.since, coalesce(s.address, l.address) AS address FROM letters AS l "
+        "SELECT l.id, l.kind, l.day, l.wanted, l.planned, l.upto, l.attempts, l.subscriber, s.rooms, s.zone, "
+        "s.session, s.since, coalesce(s.address, l.address) AS address FROM letters AS l "
         f"LEFT JOIN subscribers AS s ON s.id = l.subscriber WHERE l.id IN ({marks}) ORDER BY l.kind, l.id",
         [row[0] for row in ids],
     )

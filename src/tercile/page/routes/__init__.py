@@ -2,9 +2,20 @@
 
 from fastapi import APIRouter
 
-from tercile.page.routes import api, browse, method, operate, state
+from tercile.page.imports import routes as imports
+from tercile.page.mail import routes as mail
+from tercile.page.routes import api, browse, method, operate, state, trial
 
 #: In the order in which their addresses are tried.
-ROUTERS: tuple[APIRouter, ...] = (browse.router, method.router, state.router, api.router, operate.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    browse.router,
+    method.router,
+    state.router,
+    trial.router,
+    api.router,
+    operate.router,
+    imports.router,
+    mail.router,
+)
 
 __all__ = ["ROUTERS"]

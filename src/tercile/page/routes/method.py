@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from tercile.page.app import page_of
 from tercile.page.figures import check_strip, condition
 from tercile.page.methods import year_of
+from tercile.page.ranking.reading_log import note_reading
 from tercile.page.rendering import number
 from tercile.page.source import experiment_path, parts_of
 
@@ -29,7 +30,7 @@ async def method(request: Request, slug: str) -> HTMLResponse:
     path = experiment_path(slug)
     where = page.settings.repository
     commit = evidence.commit if evidence and evidence.commit else None
-    return page.render.html(
+    answer = page.render.html(
         request,
         "method.html.j2",
         here="/",
@@ -46,6 +47,8 @@ async def method(request: Request, slug: str) -> HTMLResponse:
         commit=commit,
         similar=page.search.similar(slug),
     )
+    answer.background = note_reading(request, slug)
+    return answer
 
 
 @router.get("/methods/{slug}/evidence.json")

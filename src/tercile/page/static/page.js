@@ -17,6 +17,13 @@ if (theme) {
   });
 }
 
+// The time zone of a new digest: this machine's own, unless somebody has chosen.
+const zone = one("[data-own-zone]");
+if (zone && zone.value === "UTC") {
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  if (all("option", zone).some((option) => option.value === own)) zone.value = own;
+}
+
 // A part of the page that follows a form: asked for anew when the form changes, the latest answer wins.
 let asked = 0;
 let waiting = null;
