@@ -108,3 +108,26 @@ def _opened(config: Path | None, data: Path | None) -> tuple[Database, Settings]
     from tercile.page.database import NAME, Database
 
     return Database(settings.data / NAME), settings
+
+
+def fetch(
+    force: Annotated[bool, typer.Option("--force", help="Read feeds that were read lately too.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, looking every half minute what is due.")] = False,
+    config: Config = None,
+    data: Data = None,
+) -> None:
+    """Pull new papers from the Atom addresses of the settings. Exit status 1 if a feed could not be read."""
+    from tercile import terminal
+
+    with terminal.stopping("stopped; the next run goes on from here"):
+        database, settings = _opened(config, data)
+        from tercile.page.imports.fetching import fetch as read
+
+        while True:
+            done = read(database, settings, force=force)
+            for feed in done:
+                if not watch or feed.pages or not feed.ok:
+                    print(f"{feed.address}: {feed.said}", flush=True)
+            if not watch:
+                raise typer.Exit(0 if all(feed.ok for feed in done) else 1)
+            time.sleep(PAUSE)

@@ -2,6 +2,7 @@
 
 from tercile.page.imports.atom import Feed, read_atom
 from tercile.page.imports.draft import Draft, draft
+from tercile.page.imports.fetching import Fetched, fetch
 from tercile.page.imports.importer import Importer
 from tercile.page.imports.reading import Read, read_papers
 from tercile.page.imports.storing import Judged, Stored
@@ -10,6 +11,7 @@ from tercile.page.imports.titles import Known, Titles
 __all__ = [
     "Draft",
     "Feed",
+    "Fetched",
     "Importer",
     "Judged",
     "Known",
@@ -17,6 +19,7 @@ __all__ = [
     "Stored",
     "Titles",
     "draft",
+    "fetch",
     "read_atom",
     "read_papers",
 ]

@@ -154,9 +154,7 @@ def _mine(request: Request, token: str) -> tuple[int, Preview]:
     session = session_of(request, page_of(request).database)
     found = importer_of(request).kept(session.id, token) if session else None
     if session is None or found is None:
-        raise HTTPException(
-            404, "There is no import waiting here; it may be older than an hour. Send the file once more."
-        )
+        raise HTTPException(404, "No import waits here; it may be older than an hour. Send the file once more.")
     return session.id, found
 
 
