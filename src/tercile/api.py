@@ -31,10 +31,12 @@ __all__ = [
     "Model",
     "NotCertified",
     "Verification",
+    "bench",
     "certify",
     "compress",
     "export",
     "load",
+    "open_runtime",
     "verify",
 ]
 
@@ -381,6 +383,111 @@ def export(
     if to not in exporters:
         raise ValueError(f"to must be one of {', '.join([*exporters, 'onnx'])}, got {to!r}")
     return exporters[to](source, target)
+
+
+def open_runtime(folder: str | os.PathLike[str], *, builder: Any = None, activations: str = "float") -> Model:
+    """Opens a compressed folder to run on its packed weights, which are mapped into memory and never expanded.
+
+    Parameters
+    ----------
+    folder, builder
+        As in `load`, which gives a module of plain float32 weights instead.
+    activations
+        float gives the answers that were certified; int8 rounds what layers read, faster in a batch.
+
+    Examples
+    --------
+    >>> open_runtime("small/").encode(["A sentence."]).shape  # doctest: +SKIP
+    (1, 384)
+    """
+    if activations not in ("float", "int8"):
+        raise ValueError(f"activations must be float or int8, got {activations!r}")
+    path = Path(folder)
+    known = builder or (_zoo_builder(path) if (path / DESCRIPTION).is_file() else None)
+    runtime = compression.open_runtime(path, known, activations="int8" if activations == "int8" else "float")
+    return Model(runtime.module, runtime.source)
+
+
+def bench(
+    folder: str | os.PathLike[str],
+    original: ModelSpec | None = None,
+    data: Any = None,
+    *,
+    activations: str | None = None,
+    repeats: int = 7,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Times a compressed folder, run packed, beside its original.
+
+    Parameters
+    ----------
+    folder
+        What `compress` wrote.
+    original
+        The original; by default the one that the certificate names, if that is a folder or of the zoo. Without one the
+        small model is timed alone.
+    data
+        Examples to run on; by default those that the certificate rests on.
+    activations
+        float or int8; None times both.
+    repeats, threads
+        Turns, of which the best counts; threads of torch.
+
+    Returns
+    -------
+    Plain JSON values: `timings` (work, model, rate, seconds, ratio to the original), `models` (stored bytes, seconds to
+    open, peak memory), machine, threads and repeats.
+    """
+    import platform
+    import time
+
+    from tercile.compression.benching import compare as compare_sides
+    from tercile.compression.benching import peak_memory
+    from tercile.compression.units import load_certification
+
+    path = Path(folder)
+    if data is None:
+        examples = load_certification(path)
+    else:
+        from tercile.filters.data import read
+
+        examples = tuple(example for example, _ in zip(read(data), range(512), strict=False))
+    if original is None and (path / compression.certificate.CERTIFICATE).is_file():
+        named = compression.certificate.read_certificate(path)["original"]["source"]
+        original = named if named in ZOO or Path(named).is_dir() else None
+    ways = ("float", "int8") if activations is None else (activations,)
+    opened: dict[str, Callable[[], Source]] = {}
+    if original is not None:
+        opened["original"] = lambda: _open(original, None)[0]
+    for way in ways:
+        name = "small" if way == "float" else "small, int8 activations"
+        opened[name] = lambda way=way: open_runtime(path, activations=way).source  # type: ignore[misc]
+    torch.set_num_threads(threads)
+    models: dict[str, dict[str, Any]] = {}
+    sides: dict[str, Source] = {}
+    tell = progress or (lambda stage, done, total: None)
+    for number, (name, open_one) in enumerate(opened.items()):
+        tell("memory", number, len(opened))
+        models[name] = {"peak_bytes": peak_memory(open_one, examples)}
+    for name, open_one in opened.items():
+        start = time.perf_counter()
+        source = open_one()
+        models[name]["open_seconds"] = time.perf_counter() - start
+        stored = (path / "model.safetensors").stat().st_size
+        models[name]["nbytes"] = source.nbytes if name == "original" else stored
+        sides[name] = replace(source, module=source.module.float())
+    timings = compare_sides(sides, examples, repeats=repeats, progress=progress)
+    base = {timing.work: timing.rate for timing in timings if timing.side == "original"}
+    rows = [
+        {
+            "work": t.work, "model": t.side, "rate": t.rate, "unit": t.unit, "seconds": min(t.seconds),
+            "spread": t.spread, "ratio": t.rate / base[t.work] if t.work in base else None,
+        }
+        for t in timings
+    ]  # fmt: skip
+    machine = f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}"
+    return {"timings": rows, "models": models, "threads": threads, "repeats": repeats, "machine": machine}
 
 
 def _pool(folder: Path, data: Any, column: str | None) -> Any:

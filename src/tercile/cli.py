@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tercile.commands import bench, run
 from tercile.commands.page import app as page
 from tercile.commands.quantiles import EPILOG, quantiles
 from tercile.named import named
@@ -36,6 +37,8 @@ app = typer.Typer(
 zoo = typer.Typer(help="Models and data that are always there.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(zoo, name="zoo", epilog="Example: tercile zoo list")
 app.command("quantiles", epilog=EPILOG)(quantiles)
+app.command("run", epilog=run.EPILOG)(run.run)
+app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.add_typer(papers, name="papers", epilog="Example: tercile papers list")
 app.add_typer(page, name="page", epilog="Example: tercile page --port 8000")
 

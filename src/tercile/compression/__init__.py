@@ -10,6 +10,7 @@ from tercile.compression.export import (
 )
 from tercile.compression.package import load_package, save_package
 from tercile.compression.pipeline import Outcome, compress
+from tercile.compression.runtime import Runtime, open_runtime
 from tercile.compression.scoring import Scorer
 from tercile.compression.settings import SCHEMES, Settings
 from tercile.compression.source import Source, open_source
@@ -24,6 +25,7 @@ __all__ = [
     "Check",
     "NotCertified",
     "Outcome",
+    "Runtime",
     "Scorer",
     "Settings",
     "Source",
@@ -38,6 +40,7 @@ __all__ = [
     "export_onnx",
     "load_package",
     "make_task",
+    "open_runtime",
     "open_source",
     "open_third_party",
     "save_package",

@@ -7,7 +7,6 @@ inputs, and a guess at what the model is for.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -247,25 +246,37 @@ def preparer(folder: Path, module: torch.nn.Module) -> tuple[Prepare, int | None
     """How to turn contents into inputs, from a folder's tokenizer if it has one; and the longest text in tokens."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json")):
         return _pixels, None
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     settings = folder / "sentence_bert_config.json"
     limits = [getattr(module.config, "max_position_embeddings", None)]
     if settings.is_file():
-        limits.append(json.loads(settings.read_text(encoding="utf-8")).get("max_seq_length"))
+        limits.append(read_json_object(settings).get("max_seq_length"))
     limit = min([int(n) for n in limits if n] or [512])
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    tokenizer.padding_side = "right"
+    kept: list[Any] = []
 
     def prepare(contents: Sequence[Content]) -> Inputs:
         if any(not isinstance(content, str) for content in contents):
             raise ValueError("this model reads text, but an example is an array; give text data")
-        batch = tokenizer(list(contents), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        if not kept:  # reading it takes longer than opening a packed model
+            kept.append(read_tokenizer(folder))
+        batch = kept[0](list(contents), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return dict(batch)
 
     return prepare, limit
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """A folder's tokenizer; it pads on the right, with some token that the mask leaves out."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        first = str(error).strip().split("\n", maxsplit=1)[0]
+        raise ValueError(f"the tokenizer in {folder} can't be read ({first}); it is damaged") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    tokenizer.padding_side = "right"
+    return tokenizer
 
 
 def _pixels(contents: Sequence[Content]) -> Inputs:
