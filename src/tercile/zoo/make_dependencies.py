@@ -34,7 +34,7 @@ def baskets(index: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     built: dict[str, set[str]] = defaultdict(set)
     for entry in index.split("\n\n"):
-        fields = dict(re.findall(r"^([\w-]+): (.*)$", entry, re.MULTILINE))
+        fields: dict[str, str] = dict(re.findall(r"^([\w-]+): (.*)$", entry, re.MULTILINE))
         if "Package" not in fields:
             continue
         source = fields.get("Source", fields["Package"]).split(" ")[0]

@@ -125,7 +125,9 @@ def test_bad_input_is_refused_by_name() -> None:
         MatchingOrientedQuantizer(2, 16).fit(queries[1:], keys)
     with pytest.raises(ValueError, match="queries must be finite"):
         MatchingOrientedQuantizer(2, 16).fit(np.full_like(queries, np.inf), keys)
-    with pytest.raises(ValueError, match="epochs must be a whole number from 1, got 0"):
+    with pytest.raises(ValueError, match="epochs must be a whole number from 1 to"):
         MatchingOrientedQuantizer(2, 16, epochs=0).fit(queries, keys)
+    with pytest.raises(ValueError, match="start must have 2 pieces, 16 codewords and width 16, got 4, 8 and 16"):
+        MatchingOrientedQuantizer(2, 16).fit(queries, keys, OptimizedProductQuantizer(4, 8).fit(keys))
     with pytest.raises(ValueError, match="temperature must be above zero, got 0"):
         MatchingOrientedQuantizer(2, 16, temperature=0).fit(queries, keys)

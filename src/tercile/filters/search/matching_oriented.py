@@ -34,7 +34,9 @@ class MatchingOrientedQuantizer(ProductQuantizer):
     epochs, batch
         Passes over the pairs, and pairs a device sees at a time.
     devices
-        Simulated: a step takes `devices` batches, and every query is held against the keys of all of them.
+        Simulated: a step takes `devices` batches.
+    shared
+        Whether every query is held against the keys of all devices, or of its own alone.
     temperature
         That scores are divided by.
     step
@@ -77,8 +79,9 @@ class MatchingOrientedQuantizer(ProductQuantizer):
         epochs: int = 10,
         batch: int = 256,
         devices: int = 4,
+        shared: bool = True,
         temperature: float = 0.05,
-        step: float = 0.01,
+        step: float = 0.03,
         seed: int = 0,
     ) -> None:
         super().__init__(pieces, codewords, seed=seed)
@@ -86,16 +89,21 @@ class MatchingOrientedQuantizer(ProductQuantizer):
         self.epochs = epochs
         self.batch = batch
         self.devices = devices
+        self.shared = shared
         self.temperature = temperature
         self.step = step
 
-    def fit(self, queries: ArrayLike, keys: ArrayLike | None = None) -> Self:
+    def fit(
+        self, queries: ArrayLike, keys: ArrayLike | None = None, start: OptimizedProductQuantizer | None = None
+    ) -> Self:
         """Learn from pairs: `queries[i]` is answered by `keys[i]`.
 
         Parameters
         ----------
         queries, keys
-            (n, width) each, n at least the number of codewords and two.
+            (n, width) each, n at least the number of codewords.
+        start
+            Fitted to vectors like the keys, with as many pieces and codewords; None fits one to the keys.
 
         Raises
         ------
@@ -110,7 +118,13 @@ class MatchingOrientedQuantizer(ProductQuantizer):
         if asked.shape != answers.shape:
             raise ValueError(f"queries and keys must be pairs of one width, got {asked.shape} and {answers.shape}")
         self._check_settings()
-        start = OptimizedProductQuantizer(self.pieces, self.codewords, seed=self.seed).fit(answers)
+        if start is None:
+            start = OptimizedProductQuantizer(self.pieces, self.codewords, seed=self.seed).fit(answers)
+        elif start.codebooks_.shape[:2] != (self.pieces, self.codewords) or start.width != answers.shape[1]:
+            raise ValueError(
+                f"start must have {self.pieces} pieces, {self.codewords} codewords and width {answers.shape[1]}, "
+                f"got {start.codebooks_.shape[0]}, {start.codebooks_.shape[1]} and {start.width}"
+            )
         learnt = train(self, asked @ start.rotation_, answers @ start.rotation_, start.codebooks_)
         self.codebooks_ = learnt[0]
         self.query_map_ = start.rotation_ @ learnt[1]
@@ -118,10 +132,7 @@ class MatchingOrientedQuantizer(ProductQuantizer):
         return self
 
     def _check_settings(self) -> None:
-        for name in ("epochs", "batch", "devices"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        self._check_counts("epochs", "batch", "devices")
         for name in ("temperature", "step"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be above zero, got {getattr(self, name)!r}")
@@ -170,15 +181,25 @@ def train(
             rows = order[start : start + together]
             asked = torch.from_numpy(queries[rows]) @ query_map
             turned = torch.from_numpy(keys[rows]) @ key_map
-            loss = contrastive_loss(asked, quantized(turned, books, softness), settings.temperature)
+            loss = over_devices(settings, asked, quantized(turned, books, softness))
             if settings.adapt:
-                loss = loss + contrastive_loss(asked, turned, settings.temperature)
+                loss = loss + over_devices(settings, asked, turned)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             falling.step()
     learnt = [one.detach().numpy() for one in (books, query_map, key_map)]
     return learnt[0], learnt[1], learnt[2]
+
+
+def over_devices(settings: MatchingOrientedQuantizer, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """The loss of one step's pairs: over all of them, or the mean of the devices' own."""
+    import torch
+
+    if settings.shared:
+        return contrastive_loss(queries, keys, settings.temperature)
+    own = zip(queries.split(settings.batch), keys.split(settings.batch))
+    return torch.stack([contrastive_loss(*pair, settings.temperature) for pair in own]).mean()
 
 
 def quantized(keys: torch.Tensor, codebooks: torch.Tensor, softness: float) -> torch.Tensor:

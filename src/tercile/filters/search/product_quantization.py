@@ -145,6 +145,20 @@ class ProductQuantizer:
         """Bytes of the learnt tables, which are stored once beside all codes."""
         return sum(array.nbytes for array in self._arrays().values())
 
+    @classmethod
+    def of(cls, codebooks: ArrayLike) -> ProductQuantizer:
+        """Return a quantizer with codebooks that were learnt elsewhere, (pieces, codewords, width of a piece).
+
+        >>> ProductQuantizer.of(np.eye(2)[None]).decode([[1]]).tolist()
+        [[0.0, 1.0]]
+        """
+        books = np.ascontiguousarray(codebooks, dtype=np.float32)
+        if books.ndim != 3 or 0 in books.shape or not np.isfinite(books).all():
+            raise ValueError(f"codebooks must be finite, (pieces, codewords, width), got shape {books.shape}")
+        made = ProductQuantizer(books.shape[0], books.shape[1])
+        made.codebooks_ = books
+        return made
+
     def save(self, path: Path | str) -> None:
         """Write what was learnt as safetensors, whole or not at all."""
         self._fitted()
@@ -187,18 +201,25 @@ class ProductQuantizer:
         self.codebooks_ = codebooks
 
     # The parts that all of them share.
-    def _rows(self, vectors: ArrayLike) -> NDArray[np.float32]:
-        for name in ("pieces", "codewords", "iterations"):
-            value, most = getattr(self, name), {"codewords": 65_536}.get(name, 1 << 31)
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            value, most = getattr(self, name), 65_536 if name == "codewords" else 1 << 31
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= most:
                 raise ValueError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
+
+    def _enough(self, vectors: ArrayLike) -> NDArray[np.float32]:
         rows = as_rows(vectors, "vectors")
+        if len(rows) < self.codewords:
+            raise ValueError(f"vectors must be at least as many as codewords, {self.codewords}, got {len(rows)}")
+        return rows
+
+    def _rows(self, vectors: ArrayLike) -> NDArray[np.float32]:
+        self._check_counts("pieces", "codewords", "iterations")
+        rows = self._enough(vectors)
         if rows.shape[1] % self.pieces:
             raise ValueError(
                 f"vectors have width {rows.shape[1]}, which {self.pieces} pieces do not divide; choose other pieces"
             )
-        if len(rows) < self.codewords:
-            raise ValueError(f"vectors must be at least as many as codewords, {self.codewords}, got {len(rows)}")
         return rows
 
     def _codebooks(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
