@@ -262,8 +262,9 @@ def main() -> None:
             *table,
             "",
             "Seconds from the first start of the sender to the end of the last one, every start of Python included. "
-            "*Hasty* is aiosmtpd as it comes: it drops a whole message if the sender is gone before the answer. *Unconfirmed* are letters whose acceptance the killed process did not live to write down; they are not sent "
-            "again, and what they listed comes with the next day's digest.",
+            "*Hasty* is aiosmtpd as it comes: it drops a whole message if the sender is gone before the answer. "
+            "*Unconfirmed* are letters whose acceptance the killed process did not live to write down; they are not "
+            "sent again, and what they listed comes with the next day's digest.",
             "",
             f"{machine.get('cpu')}, {machine.get('cores')} cores, sender and server on the same machine.",
             "",

@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 class Mailbox:
-    """A real SMTP server on this machine, and what it accepted. `answer` may refuse: (step, address) -> reply or None."""
+    """A real SMTP server on this machine, and what it accepted; `answer` may refuse a step for an address."""
 
     def __init__(self) -> None:
         from aiosmtpd.controller import Controller

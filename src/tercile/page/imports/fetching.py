@@ -263,7 +263,7 @@ def fetch(database: Database, settings: Settings, *, force: bool = False) -> lis
 
 
 def _following(address: str, feed: Feed) -> str:
-    """Address of the next page: as the feed names it, or by arXiv's ``start`` where its numbers say that there is more."""
+    """Address of the next page: as the feed names it, or by arXiv's ``start`` where there is more."""
     if feed.following:
         following = urljoin(address, feed.following)
         return following if following != address and urlsplit(following).scheme in {"http", "https"} else ""

@@ -201,8 +201,8 @@ def tagging(request: Request, key: str) -> Response:
         raise HTTPException(404, "There is no paper at this address.")
     mine = _tags(request)
     return page.form(
-        request, "tag.html.j2", here="/for-you", text=text, tags=sorted(tag for tag, keys in mine.items() if key in keys),
-        known=sorted(mine), wrong="",
+        request, "tag.html.j2", here="/for-you", text=text, known=sorted(mine), wrong="",
+        tags=sorted(tag for tag, keys in mine.items() if key in keys),
     )  # fmt: skip
 
 

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9-]+")
 #: Words that say nothing about what a paper is about.
-_EMPTY = frozenset(  # noqa: SIM905
+_EMPTY_WORDS = (
     "a about after all also an and any are as at be because been before between both but by can do does each for from "
     "get given has have how if in into is it its itself just less many may more most much new no nor not of off on one "
     "only or other our out over own per same several so some such than that the their them then there these they this "
     "those through to too two under up use used uses using very via was we were what when where which while who whose "
-    "will with within without yet".split()
+    "will with within without yet"
 )
+_EMPTY = frozenset(_EMPTY_WORDS.split())
 
 
 @dataclass(frozen=True, eq=False)
