@@ -19,6 +19,13 @@ from tercile.quantization.solvers import round_to_nearest
 TEXTS = ["In the beginning was the word, and 1234 of them.", "An iterator"]
 
 
+def along_a_line() -> torch.nn.Module:
+    """A network with a convolution in one dimension, which no packed kernel runs."""
+    torch.manual_seed(3)
+    layers = torch.nn.Linear(16, 16), torch.nn.Conv1d(4, 8, 3), torch.nn.ReLU(), torch.nn.Flatten()
+    return torch.nn.Sequential(*layers, torch.nn.Linear(112, 5))
+
+
 def pack(source: Source, folder: Path, choose: Callable[[int, Layer], str | None]) -> Path:
     """Every layer under the scheme that is chosen for it by number and layer; None leaves it as it is."""
     folder.mkdir()
