@@ -11,7 +11,7 @@ import numpy as np
 
 from tercile import _native
 from tercile.filters.search.columns import DTYPES, Column, Kind, SortedTexts, nothing
-from tercile.filters.search.lists import RECALLS, SAMPLE, SHARES, Lists, Reach, k_means, nearest_center, packed
+from tercile.filters.search.lists import FIRST, RECALLS, SAMPLE, SHARES, Lists, Reach, k_means, nearest_center, packed
 from tercile.filters.search.rows import Segment, Snapshot
 from tercile.filters.search.selectivity import ColumnShares
 from tercile.filters.search.summaries import ListSummary
@@ -86,12 +86,12 @@ class Alive:
 
 
 def lists_for(rows: int) -> int:
-    """How many lists serve so many rows: twice the square root, none for a few rows.
+    """How many lists serve so many rows: three times the square root, none for a few rows.
 
     >>> lists_for(5_000), lists_for(1_000_000)
-    (0, 2000)
+    (0, 3000)
     """
-    return 0 if rows < FEWEST else round(2 * math.sqrt(rows))
+    return 0 if rows < FEWEST else round(3 * math.sqrt(rows))
 
 
 def built(
@@ -243,37 +243,72 @@ def _stored_missing(missing: Mapping[str, np.ndarray], name: str, make: MakeArra
     return stored
 
 
-def measured_reach(segment: Segment, lists: Lists, squared: bool, seed: int) -> tuple[Reach, ...]:
-    """How far a search must look: rows play queries, and random shares of the others pass.
+def measured_reach(segment: Segment, lists: Lists, squared: bool, seed: int) -> Reach | None:
+    """How far a search must look: rows play queries, half of them from one end, and some of the others pass.
 
     The nearest `NEAREST` rows that pass are found by a scan. A row in a list of mean distance m and deviation s from
-    the query is found if the list is taken to come at least (m - d) / s deviations nearer than its mean, where d is the
-    distance of the farthest of the nearest. Quantiles of that, over queries and rows, are the deviations to allow for.
+    the query is found if its list is among the first that are read anyway, or is taken to come at least (m - d) / s
+    deviations nearer than its mean, where d is the distance of the farthest of the nearest. Quantiles of that, over
+    queries and rows, are the deviations to allow for: the most over filters that pass a random share of the rows and
+    over filters that pass the rows at the other end, as a filter does that has to do with the vectors.
 
-    Cost: `ASKED` scans of all rows.
+    Cost: `ASKED` scans of all rows. None if there are too few rows to tell.
     """
     random = np.random.default_rng(seed)
-    asked_rows = np.sort(random.choice(len(segment), min(ASKED, len(segment)), replace=False))
+    side = _along(
+        segment, random.standard_normal(segment.codec.decode(segment.vectors[:1]).shape[1]).astype(np.float32)
+    )
+    half = min(ASKED, len(segment)) // 2
+    extreme = np.argsort(side)[-max(half, len(segment) // 50) :]
+    asked_rows = np.union1d(
+        random.choice(len(segment), half, replace=False), random.choice(extreme, half, replace=False)
+    )
     queries = segment.codec.decode(np.asarray(segment.vectors[asked_rows]))
     asked = segment.codec.ask(queries, squared)
     products = lists.products(queries)
     mean = lists.bounds(queries, products, 0.0, squared)
-    deviation = mean - lists.bounds(queries, products, 1.0, squared)
-    reach = []
+    deviation = np.maximum(mean - lists.bounds(queries, products, 1.0, squared), np.float32(1e-30))
+    order = np.argsort(mean - deviation, axis=1)
+    needed_by, even = [], []
     for share in SHARES:
-        passes = random.random(len(segment)) < share
-        passes[asked_rows] = False
-        rows = np.flatnonzero(passes).astype(np.uint32)
-        if len(rows) < 4 * NEAREST:
-            continue
-        distance = np.full((len(queries), NEAREST), np.inf, dtype=np.float32)
-        place = np.full((len(queries), NEAREST), -1, dtype=np.int64)
-        _native.search_rows(asked.queries, segment.vectors.view(np.uint8), *asked[1:], rows, 0, distance, place)
-        farthest = distance.max(axis=1, keepdims=True)
-        home = np.searchsorted(lists.begins, place, "right") - 1
-        needed = (np.take_along_axis(mean, home, 1) - farthest) / np.take_along_axis(deviation, home, 1)
-        # Half of what may be missed is kept in hand for queries unlike the rows.
-        deviations = np.quantile(needed, [1 - (1 - recall) / 2 for recall in RECALLS])
-        read = [float((mean - d * deviation < farthest).mean()) for d in deviations]
-        reach.append(Reach(share, tuple(map(float, deviations)), tuple(read)))
-    return tuple(reach)
+        for random_one, passes in (
+            (True, random.random(len(segment)) < share),
+            (False, side < np.float32(np.quantile(side, share))),
+        ):
+            passes[asked_rows] = False
+            counts = np.add.reduceat(np.append(passes, False), lists.begins[:-1], dtype=np.int64)
+            counts[np.diff(lists.begins) == 0] = 0
+            rows = np.flatnonzero(passes).astype(np.uint32)
+            if len(rows) < 4 * NEAREST:
+                continue
+            distance = np.full((len(queries), NEAREST), np.inf, dtype=np.float32)
+            place = np.full((len(queries), NEAREST), -1, dtype=np.int64)
+            data = segment.vectors.view(np.uint8)
+            _native.search_rows(asked.queries, data, *asked[1:], rows, 0, distance, place)
+            farthest = distance.max(axis=1, keepdims=True)
+            home = np.searchsorted(lists.begins, place, "right") - 1
+            first = np.empty(mean.shape, dtype=bool)
+            before = np.cumsum(counts[order], axis=1) - counts[order]
+            np.put_along_axis(first, order, (before < FIRST) & (counts[order] > 0), axis=1)
+            needed = (np.take_along_axis(mean, home, 1) - farthest) / np.take_along_axis(deviation, home, 1)
+            needed_by.append(np.where(np.take_along_axis(first, home, 1), -np.inf, needed))
+            if random_one:
+                even.append((share, farthest, first, counts > 0))
+    if not even:
+        return None
+    # Half of what may be missed is kept in hand for queries unlike the rows; at least one deviation in any case.
+    levels = [1 - (1 - recall) / 2 for recall in RECALLS]
+    deviations = np.maximum(
+        1.0, np.max([np.quantile(needed, levels, method="inverted_cdf") for needed in needed_by], axis=0)
+    )
+    read = [
+        tuple(float((first | ((mean - d * deviation < farthest) & some)).mean()) for d in deviations)
+        for _, farthest, first, some in even
+    ]
+    return Reach(tuple(map(float, deviations)), tuple(share for share, *_ in even), tuple(read))
+
+
+def _along(segment: Segment, direction: np.ndarray) -> np.ndarray:
+    """How far each row lies along a direction."""
+    pieces = (segment.codec.decode(segment.vectors[at : at + PIECE]) for at in range(0, len(segment), PIECE))
+    return np.concatenate([piece @ direction for piece in pieces])

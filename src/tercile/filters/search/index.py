@@ -66,7 +66,7 @@ class Index:
     metric : "l2" (squared distance), "ip" (inner product) or "cosine" (vectors are kept with length 1).
     storage : "float32", "float16" or "int8". The last two take a half and a quarter of the memory; distances are then
         those from what is stored.
-    lists : how many lists; None for twice the square root of the rows, once there are 10,000.
+    lists : how many lists; None for three times the square root of the rows, once there are 10,000.
 
     >>> index = Index(2, "l2")
     >>> index.add([7, 8, 9], [[0, 0], [1, 0], [5, 5]], {"year": [2022, 2023, 2024], "lang": ["en", "de", "en"]})

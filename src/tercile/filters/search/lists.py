@@ -13,22 +13,35 @@ from tercile.filters.search.summaries import ListSummary
 ROUNDS = 8
 #: Rows of a sample for each centre.
 SAMPLE = 64
+#: Rows that pass in the lists that are read first, whatever their distance; twice k if that is more.
+FIRST = 32
 #: Shares of rows at which it is measured how far a search must look, and the recalls that it is measured for.
-SHARES = (1.0, 0.1, 0.01)
+SHARES = (0.01, 0.1, 1.0)
 RECALLS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a search must look when a given share of the rows passes.
+    """How far a search must look, as measured on the rows themselves.
 
     `deviations[r]` is how many standard deviations below its mean distance a list must be taken to come so that a share
-    RECALLS[r] of the nearest rows is found; `lists[r]`, how large a share of the lists is then read.
+    RECALLS[r] of the nearest rows is found. `read[i][r]` is the share of the lists that is then read when a share
+    `shares[i]` of the rows passes, in ascending order.
     """
 
-    share: float
     deviations: tuple[float, ...]
-    lists: tuple[float, ...]
+    shares: tuple[float, ...]
+    read: tuple[tuple[float, ...], ...]
+
+    def allowed(self, recall: float) -> float:
+        """Deviations to allow for, between the recalls that were measured."""
+        return float(np.interp(recall, RECALLS, self.deviations))
+
+    def lists_read(self, share: float, recall: float) -> float:
+        """The share of the lists that will be read, between the shares of rows that were measured."""
+        at = [math.log(measured) for measured in self.shares]
+        read = [float(np.interp(recall, RECALLS, one)) for one in self.read]
+        return float(np.interp(math.log(max(share, 1e-12)), at, read))
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,7 @@ class Lists:
     spread: np.ndarray
     variance: np.ndarray
     lateral: np.ndarray
-    reach: tuple[Reach, ...] = ()
+    reach: Reach | None = None
     summaries: dict[str, ListSummary] = field(default_factory=dict)
 
     @property
@@ -75,19 +88,6 @@ class Lists:
             products, norms, self.center_norms, self.spread, self.variance, self.lateral, deviations, squared, out
         )
         return out
-
-    def look(self, share: float, recall: float) -> tuple[float, float]:
-        """Deviations to allow for, and the share of lists that will be read, between those that were measured."""
-        rows = [
-            (reach.share, np.interp(recall, RECALLS, reach.deviations), np.interp(recall, RECALLS, reach.lists))
-            for reach in sorted(self.reach, key=lambda reach: reach.share)
-        ]
-        if not rows:
-            return math.inf, 1.0
-        at = [math.log(row[0]) for row in rows]
-        share = math.log(max(share, 1e-12))
-        deviations = float(np.interp(share, at, [row[1] for row in rows]))
-        return deviations, float(np.interp(share, at, [row[2] for row in rows]))
 
 
 def packed(centers: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ def planned(segment: Segment, where: Where | None, queries: int, recall: float) 
     'scan'
     """
     share = estimated_share(where, segment.shares)
-    if segment.lists is None or recall >= 1:
+    if segment.lists is None or segment.lists.reach is None or recall >= 1:
         return Plan("scan", share)
     scan = _scan_cost(segment, share * len(segment), queries, where is not None)
     return Plan("scan" if scan <= _lists_cost(segment, share, queries, recall) else "lists", share)
@@ -55,7 +55,7 @@ def planned(segment: Segment, where: Where | None, queries: int, recall: float) 
 
 def cheaper_to_scan(segment: Segment, passed: int, queries: int, recall: float) -> bool:
     """The same question once it is known how many pass."""
-    if segment.lists is None:
+    if segment.lists is None or segment.lists.reach is None:
         return True
     share = passed / max(len(segment), 1)
     return _scan_cost(segment, passed, queries, False) <= _lists_cost(segment, share, queries, recall)
@@ -66,7 +66,7 @@ def _scan_cost(segment: Segment, passed: float, queries: int, masked: bool) -> f
 
 
 def _lists_cost(segment: Segment, share: float, queries: int, recall: float) -> float:
-    assert segment.lists is not None
-    read = segment.lists.look(share, recall)[1]
+    assert segment.lists is not None and segment.lists.reach is not None
+    read = segment.lists.reach.lists_read(share, recall)
     rows = read * len(segment)
     return queries * (CENTER * segment.lists.count + IN_LIST * share * rows + LIST * read * segment.lists.count)

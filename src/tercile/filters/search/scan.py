@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tercile import _native
-from tercile.filters.search.lists import Lists
+from tercile.filters.search.lists import FIRST, Lists
 from tercile.filters.search.masks import passing
 from tercile.filters.search.planner import Plan, cheaper_to_scan, planned
 from tercile.filters.search.rows import Segment, Snapshot
@@ -50,11 +50,7 @@ def search(
             plan, near = _in_lists(snapshot, queries, asked, near, where, plan, recall, squared)
         else:
             mask = _mask(base, snapshot.base_alive, where)
-            if (
-                base.lists is not None
-                and recall < 1
-                and not cheaper_to_scan(base, int(mask.sum()), len(queries), recall)
-            ):
+            if recall < 1 and not cheaper_to_scan(base, int(mask.sum()), len(queries), recall):
                 plan, near = _in_lists(
                     snapshot, queries, asked, near, where, plan.switched_to("lists"), recall, squared, mask
                 )
@@ -163,12 +159,13 @@ def _in_lists(
     base = snapshot.base
     found = _Passing(snapshot, where, plan.share, mask)
     lists, k = found.lists, near.row.shape[1]
-    deviations, _ = lists.look(plan.share, recall)
+    assert lists.reach is not None
+    deviations = lists.reach.allowed(recall)
     products = lists.products(queries)
     bounds = lists.bounds(queries, products, deviations, squared)
     order = lists.bounds(queries, products, 1.0, squared)
     data, begins = _bytes(base), np.asarray(lists.begins)
-    wanted, met, rounds = max(2 * k, 32), 0, 0
+    wanted, met, rounds = max(2 * k, FIRST), 0, 0
     while True:
         starts, chosen = _native.search_choose(bounds, order, found.counts, near.distance, wanted)
         if not len(chosen):

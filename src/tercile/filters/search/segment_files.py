@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def finish(folder: Path, segment: Segment, disk: Disk) -> None:
         "codec": segment.codec.name,
         "columns": columns,
         "shares": {name: share.to_plain() for name, share in segment.shares.items()},
-        "reach": None if lists is None else [[r.share, r.deviations, r.lists] for r in lists.reach],
+        "reach": None if lists is None or lists.reach is None else asdict(lists.reach),
         "files": {path.name: _check(path) for path in sorted(folder.iterdir())},
     }
     disk.create(folder / "segment.json", json.dumps(plain, indent=1).encode())
@@ -142,11 +142,11 @@ def open_segment(folder: Path) -> Segment:
     )
     if len({plain["rows"], *map(len, (segment.ids, segment.vectors, segment.sorted_ids, *columns.values()))}) > 1:  # type: ignore[arg-type]
         raise ValueError(f"{folder} holds arrays of different lengths; restore the index from a copy")
-    if plain["reach"] is None:
+    if "lists.begins" not in small:
         return segment
     lists = Lists(
         **{name: small[f"lists.{name}"] for name in _LIST_ARRAYS},  # type: ignore[arg-type]
-        reach=tuple(Reach(share, tuple(deviations), tuple(read)) for share, deviations, read in plain["reach"]),
+        reach=_reach(plain["reach"]),
         summaries={
             name: ListSummary(kind, *(small[f"summary.{i}.{part}"] for part in ("low", "high", "codes", "nulls")))
             for i, (name, kind, _) in enumerate(plain["columns"])
@@ -154,6 +154,12 @@ def open_segment(folder: Path) -> Segment:
         },
     )
     return replace(segment, lists=lists)
+
+
+def _reach(plain: dict[str, Any] | None) -> Reach | None:
+    if plain is None:
+        return None
+    return Reach(tuple(plain["deviations"]), tuple(plain["shares"]), tuple(map(tuple, plain["read"])))
 
 
 def _mapped(folder: Path, name: str) -> np.ndarray:
