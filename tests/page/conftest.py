@@ -23,15 +23,15 @@ class Mailbox:
     """A real SMTP server on this machine, and what it accepted; `answer` may refuse a step for an address."""
 
     def __init__(self) -> None:
-        from aiosmtpd.controller import Controller
-
         self.taken: list[tuple[str, str, EmailMessage]] = []
         self.connections = 0
         self.answer: Callable[[str, str], str | None] = lambda step, address: None
         self.port = free_port()
-        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
 
     def start(self) -> None:
+        from aiosmtpd.controller import Controller
+
+        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)  # one can't be started twice
         self._controller.start()
 
     def stop(self) -> None:

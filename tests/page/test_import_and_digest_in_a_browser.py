@@ -35,7 +35,7 @@ class Site:
 
     def __init__(self, settings: Settings) -> None:
         port = free_port()
-        own = {"model": settings.data / "none"}  # search by words alone: no torch is loaded
+        own = {"model": settings.data / "none", "deliver": False}  # search by words alone: no torch is loaded
         self.settings = replace(settings, **own, port=port, base_url=f"http://127.0.0.1:{port}", writes_per_minute=600)
         self.base = self.settings.address
         self._server = uvicorn.Server(uvicorn.Config(create_app(self.settings), port=port, log_level="warning"))
@@ -108,6 +108,7 @@ def picture(page: Any, name: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], f"{name} is wider than a {where}"
         for theme in ("light", "dark") if folder else ():
             page.emulate_media(color_scheme=theme)
+            page.wait_for_timeout(250)  # colours change softly
             page.screenshot(path=str(Path(folder) / f"{name}-{where}-{theme}.png"), full_page=True)
     page.emulate_media(color_scheme="light")
 

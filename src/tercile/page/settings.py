@@ -50,6 +50,8 @@ class Settings:
         Whether readers may start a compression, one at a time.
     live_seconds
         After which a live run is stopped.
+    deliver
+        Whether the page itself sends the digest and reads feeds; false where timers or other processes do.
     half_life_days
         After which a reading counts half in what is read most.
     feeds
@@ -96,6 +98,7 @@ class Settings:
     encoder_threads: int = 1
     live_runs: bool = True
     live_seconds: int = 1800
+    deliver: bool = True
     half_life_days: int = 7
     feeds: tuple[str, ...] = ()
     feed_contact: str = ""
