@@ -19,8 +19,9 @@ from tercile.filters.search.vectors import Codec
 
 #: Rows in hand at once, and below how many there are no lists.
 PIECE, FEWEST = 16_384, 10_000
-#: Rows that play queries when it is measured how far to look, and how many nearest each is asked for.
-ASKED, NEAREST = 100, 10
+#: Rows that play queries when it is measured how far to look, how many nearest each is asked for, and along how many
+#: directions rows are taken that have to do with the query.
+ASKED, NEAREST, DIRECTIONS = 60, 10, 4
 
 
 class Piece(NamedTuple):
@@ -225,7 +226,9 @@ def _written(
     if vectors is None:
         vectors = make("vectors", (0, codec.encode(np.zeros((1, 1), np.float32)).shape[1]), np.float32)
     columns = {
-        name: Column(kind, values[name], _stored_missing(missing, name, make), texts.get(name))
+        name: Column(
+            kind, values[name], missing[name] if name in missing and missing[name].any() else None, texts.get(name)
+        )
         for name, kind in schema.items()
     }
     sizes = np.maximum(np.diff(begins), 1)
@@ -234,81 +237,80 @@ def _written(
     return Segment(ids, vectors, codec, columns), spread, variance
 
 
-def _stored_missing(missing: Mapping[str, np.ndarray], name: str, make: MakeArray) -> np.ndarray | None:
-    flags = missing.get(name)
-    if flags is None or not flags.any():
-        return None
-    stored = make(f"missing-{list(missing).index(name)}", flags.shape, np.bool_)
-    stored[:] = flags
-    return stored
-
-
 def measured_reach(segment: Segment, lists: Lists, squared: bool, seed: int) -> Reach | None:
-    """How far a search must look: rows play queries, half of them from one end, and some of the others pass.
+    """How far a search must look: rows play queries, and some of the others pass.
 
     The nearest `NEAREST` rows that pass are found by a scan. A row in a list of mean distance m and deviation s from
     the query is found if its list is among the first that are read anyway, or is taken to come at least (m - d) / s
     deviations nearer than its mean, where d is the distance of the farthest of the nearest. Quantiles of that, over
-    queries and rows, are the deviations to allow for: the most over filters that pass a random share of the rows and
-    over filters that pass the rows at the other end, as a filter does that has to do with the vectors.
+    queries and rows, are the deviations to allow for: the most over filters that pass a random share of the rows, and
+    over filters that have to do with the query, which pass the rows at one end of a direction when it lies at the other.
 
-    Cost: `ASKED` scans of all rows. None if there are too few rows to tell.
+    Cost: some hundred scans of all rows. None if there are too few rows to tell.
     """
     random = np.random.default_rng(seed)
-    side = _along(
-        segment, random.standard_normal(segment.codec.decode(segment.vectors[:1]).shape[1]).astype(np.float32)
-    )
-    half = min(ASKED, len(segment)) // 2
-    extreme = np.argsort(side)[-max(half, len(segment) // 50) :]
-    asked_rows = np.union1d(
-        random.choice(len(segment), half, replace=False), random.choice(extreme, half, replace=False)
-    )
-    queries = segment.codec.decode(np.asarray(segment.vectors[asked_rows]))
-    asked = segment.codec.ask(queries, squared)
-    products = lists.products(queries)
-    mean = lists.bounds(queries, products, 0.0, squared)
-    deviation = np.maximum(mean - lists.bounds(queries, products, 1.0, squared), np.float32(1e-30))
-    order = np.argsort(mean - deviation, axis=1)
-    needed_by, even = [], []
-    for share in SHARES:
-        for random_one, passes in (
-            (True, random.random(len(segment)) < share),
-            (False, side < np.float32(np.quantile(side, share))),
-        ):
-            passes[asked_rows] = False
-            counts = np.add.reduceat(np.append(passes, False), lists.begins[:-1], dtype=np.int64)
-            counts[np.diff(lists.begins) == 0] = 0
-            rows = np.flatnonzero(passes).astype(np.uint32)
-            if len(rows) < 4 * NEAREST:
-                continue
-            distance = np.full((len(queries), NEAREST), np.inf, dtype=np.float32)
-            place = np.full((len(queries), NEAREST), -1, dtype=np.int64)
-            data = segment.vectors.view(np.uint8)
-            _native.search_rows(asked.queries, data, *asked[1:], rows, 0, distance, place)
-            farthest = distance.max(axis=1, keepdims=True)
-            home = np.searchsorted(lists.begins, place, "right") - 1
-            first = np.empty(mean.shape, dtype=bool)
-            before = np.cumsum(counts[order], axis=1) - counts[order]
-            np.put_along_axis(first, order, (before < FIRST) & (counts[order] > 0), axis=1)
-            needed = (np.take_along_axis(mean, home, 1) - farthest) / np.take_along_axis(deviation, home, 1)
-            needed_by.append(np.where(np.take_along_axis(first, home, 1), -np.inf, needed))
-            if random_one:
-                even.append((share, farthest, first, counts > 0))
-    if not even:
-        return None
+    few = min(ASKED, len(segment) // 4)
+    rows = np.sort(random.choice(len(segment), few, replace=False))
+    trials = [(rows, random.random(len(segment)) < share, share) for share in SHARES]
+    dimension = segment.codec.decode(segment.vectors[:1]).shape[1]
+    for _ in range(DIRECTIONS):
+        along = _along(segment, random.standard_normal((dimension, 1)).astype(np.float32))
+        end = np.argpartition(along, -max(few, len(segment) // 100))[-max(few, len(segment) // 100) :]
+        rows = np.sort(random.choice(end, few, replace=False))
+        trials += [(rows, along < np.quantile(along, share), 0.0) for share in (0.01, 0.1, 0.5)]
     # Half of what may be missed is kept in hand for queries unlike the rows; at least one deviation in any case.
     levels = [1 - (1 - recall) / 2 for recall in RECALLS]
-    deviations = np.maximum(
-        1.0, np.max([np.quantile(needed, levels, method="inverted_cdf") for needed in needed_by], axis=0)
-    )
-    read = [
-        tuple(float((first | ((mean - d * deviation < farthest) & some)).mean()) for d in deviations)
-        for _, farthest, first, some in even
-    ]
-    return Reach(tuple(map(float, deviations)), tuple(share for share, *_ in even), tuple(read))
+    deviations = np.ones(len(RECALLS))
+    even: list[tuple[float, _Trial]] = []
+    for rows, passes, share in trials:
+        passes[rows] = False
+        if passes.sum() >= 4 * NEAREST:
+            trial = _Trial(segment, lists, squared, rows, passes)
+            deviations = np.maximum(deviations, np.quantile(trial.needed, levels, method="inverted_cdf"))
+            if share:
+                even.append((share, trial))
+    if not even:
+        return None
+    read = tuple(tuple(trial.read(float(allowed)) for allowed in deviations) for _, trial in even)
+    return Reach(tuple(deviations.tolist()), tuple(share for share, _ in even), read)
+
+
+class _Trial:
+    """What a search for the rows that pass must read when some rows play queries.
+
+    `needed` are the deviations to allow for so that each of the nearest is found, minus infinity where it is anyway.
+    """
+
+    def __init__(self, segment: Segment, lists: Lists, squared: bool, rows: np.ndarray, passes: np.ndarray) -> None:
+        queries = segment.codec.decode(np.asarray(segment.vectors[rows]))
+        asked = segment.codec.ask(queries, squared)
+        products = lists.products(queries)
+        self.mean = lists.bounds(queries, products, 0.0, squared)
+        self.deviation = np.maximum(self.mean - lists.bounds(queries, products, 1.0, squared), np.float32(1e-30))
+        distance = np.full((len(queries), NEAREST), np.inf, dtype=np.float32)
+        place = np.full((len(queries), NEAREST), -1, dtype=np.int64)
+        which = np.flatnonzero(passes).astype(np.uint32)
+        _native.search_rows(asked.queries, segment.vectors.view(np.uint8), *asked[1:], which, 0, distance, place)
+        self.farthest = distance.max(axis=1, keepdims=True)
+        before = np.concatenate([[0], np.cumsum(passes, dtype=np.int64)])
+        counts = before[lists.begins[1:]] - before[lists.begins[:-1]]
+        self.some = counts > 0
+        order = np.argsort(self.mean - self.deviation, axis=1)
+        self.first = np.empty(self.mean.shape, dtype=bool)
+        ahead = np.cumsum(counts[order], axis=1) - counts[order]
+        np.put_along_axis(self.first, order, (ahead < FIRST) & self.some[order], axis=1)
+        home = np.searchsorted(lists.begins, place, "right") - 1
+        near = np.take_along_axis(self.mean, home, 1) - self.farthest
+        needed = near / np.take_along_axis(self.deviation, home, 1)
+        self.needed = np.where(np.take_along_axis(self.first, home, 1), -np.inf, needed)
+
+    def read(self, allowed: float) -> float:
+        """The share of the lists that is read."""
+        may = (self.mean - allowed * self.deviation < self.farthest) & self.some
+        return float((self.first | may).mean())
 
 
 def _along(segment: Segment, direction: np.ndarray) -> np.ndarray:
     """How far each row lies along a direction."""
     pieces = (segment.codec.decode(segment.vectors[at : at + PIECE]) for at in range(0, len(segment), PIECE))
-    return np.concatenate([piece @ direction for piece in pieces])
+    return np.concatenate([piece @ direction for piece in pieces])[:, 0]

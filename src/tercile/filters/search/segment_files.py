@@ -55,7 +55,8 @@ def _advise(array: np.memmap, advice: int) -> None:
 
 def finish(folder: Path, segment: Segment, disk: Disk) -> None:
     """Writes what is not in the folder yet and waits for the disk. `segment` was built by `FileArrays(folder)`."""
-    small: dict[str, np.ndarray] = {f"codec.{name}": array for name, array in segment.codec.arrays().items()}
+    small: dict[str, np.ndarray] = {"rows": np.array(len(segment))}
+    small |= {f"codec.{name}": array for name, array in segment.codec.arrays().items()}
     columns = []
     for i, (name, column) in enumerate(segment.columns.items()):
         columns.append([name, column.kind, column.missing is not None])
