@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from tercile.quantization import transforms
+from tercile.quantization.activations import observe
 from tercile.quantization.calibration import collect
 from tercile.quantization.families import describe
 
@@ -163,10 +164,22 @@ def random_factors(statistics, largest, alpha):
     return np.random.default_rng(statistics.channels).uniform(0.2, 5, len(largest))
 
 
+def read(model, batch):
+    """A sample of what each layer reads."""
+    forward = lambda model, batch: model(**batch)  # noqa: E731
+    found = observe(model, describe(model), [batch], forward=forward, attention=False)
+    return {name: one.sample for name, one in found.items()}
+
+
+def needs_of(transform, model, batch):
+    """What a transform wants to know beside the model and its family."""
+    asked = inspect.signature(transform).parameters
+    known = {"statistics": seen, "inputs": read}
+    return tuple(known[name](model, batch) for name in asked if name in known)
+
+
 def apply(transform, model, batch, **more):
-    if "statistics" in inspect.signature(transform).parameters:
-        return transform(model, describe(model), seen(model, batch), **more)
-    return transform(model, describe(model), **more)
+    return transform(model, describe(model), *needs_of(transform, model, batch), **more)
 
 
 def assert_same(before, after, tolerance):
@@ -245,7 +258,7 @@ def test_statistics_scaled_by_the_record_are_those_of_the_new_model(transform, n
 def test_a_refused_call_changes_nothing(transform):
     model, batch = made("vit"), batch_of("vit")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    needs = (seen(model, batch),) if "statistics" in inspect.signature(transform).parameters else ()
+    needs = needs_of(transform, model, batch)
     with pytest.raises(ValueError, match="family is of another model"):
         transform(model, describe(made("cnn")), *needs)
     with pytest.raises(TypeError, match="family must be a Family"):
@@ -258,7 +271,7 @@ def test_a_refused_call_changes_nothing(transform):
 @pytest.mark.parametrize("name", ["vit", "cnn", "llama"])
 def test_a_product_that_is_not_finite_is_refused_before_anything_changes(transform, name):
     model, batch = made(name, torch.float32), batch_of(name, torch.float32)
-    needs = (seen(model, batch),) if "statistics" in inspect.signature(transform).parameters else ()
+    needs = needs_of(transform, model, batch)
     family = describe(model)
     last = family.batch_norms[-1][0] if name == "cnn" else family.all_scalings[-1].readers[0]
     with torch.no_grad():

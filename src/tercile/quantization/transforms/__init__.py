@@ -1,5 +1,6 @@
 """Transforms: rewrites of a model, in place, that keep its function."""
 
+from tercile.quantization.transforms.adaptive_smoothing import outlier_factors, smooth_outliers
 from tercile.quantization.transforms.batch_norms import fold_batch_norms
 from tercile.quantization.transforms.equalization import equalize_layers
 from tercile.quantization.transforms.norms import fold_norms
@@ -22,6 +23,8 @@ __all__ = [
     "fold_norms",
     "mean",
     "median",
+    "outlier_factors",
     "reparameterise_norms",
     "smooth",
+    "smooth_outliers",
 ]
