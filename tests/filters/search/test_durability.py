@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from fcntl import F_GETFL, fcntl
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class CrashingDisk(Disk):
 
     def sync(self, file: int) -> None:
         if self.step():
-            if not self.keep and file in self.synced:
+            if not self.keep and file in self.synced and fcntl(file, F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
                 os.ftruncate(file, self.synced[file])
             raise Crash
         super().sync(file)

@@ -244,7 +244,7 @@ def measured_reach(segment: Segment, lists: Lists, squared: bool, seed: int) -> 
     the query is found if its list is among the first that are read anyway, or is taken to come at least (m - d) / s
     deviations nearer than its mean, where d is the distance of the farthest of the nearest. Quantiles of that, over
     queries and rows, are the deviations to allow for: the most over filters that pass a random share of the rows, and
-    over filters that have to do with the query, which pass the rows at one end of a direction when it lies at the other.
+    over filters that have to do with the query: rows at one end of a direction pass when it lies at the other.
 
     Cost: some hundred scans of all rows. None if there are too few rows to tell.
     """
