@@ -27,6 +27,10 @@ from tercile.page.mail.delivery import Sender
 from tercile.page.settings import Settings
 
 playwright = pytest.importorskip("playwright.sync_api")
+try:
+    import axe_playwright_python.sync_playwright as axe
+except ImportError:
+    axe = None
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -103,6 +107,9 @@ def tab(chromium: Any) -> Iterator[Any]:
 def picture(page: Any, name: str) -> None:
     """Keep pictures on desktop and phone, light and dark; nothing may stick out of a phone's width."""
     folder = os.environ.get("TERCILE_SCREENSHOTS")
+    if axe is not None and not name.startswith("letter"):
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
     for size, where in ((PHONE, "phone"), (DESKTOP, "desktop")):
         page.set_viewport_size(size)
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], f"{name} is wider than a {where}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tercile.commands.page_digest import bounce, digest, fetch
+from tercile.commands.page_digest import bounce, digest, fetch, import_
 
 if TYPE_CHECKING:
     from tercile.page import Settings
@@ -20,6 +20,7 @@ app = typer.Typer(
 
 app.command(epilog="Example: tercile page digest --dry-run")(digest)
 app.command(epilog="Example: tercile page fetch --watch")(fetch)
+app.command("import", epilog="Example: tercile page import papers.bib --dry-run")(import_)
 app.command(epilog="Example: tercile page bounce < message.eml")(bounce)
 
 Config = Annotated[

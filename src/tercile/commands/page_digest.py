@@ -1,4 +1,4 @@
-"""`tercile page digest | bounce | fetch`: what runs beside the page, from a timer or by hand."""
+"""`tercile page digest | bounce | fetch | import`: what runs beside the page, from a timer or by hand."""
 
 from __future__ import annotations
 
@@ -131,3 +131,38 @@ def fetch(
             if not watch:
                 raise typer.Exit(0 if all(feed.ok for feed in done) else 1)
             time.sleep(PAUSE)
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="BibTeX, arXiv Atom or Semantic Scholar JSON.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be stored; store nothing.")] = False,
+    insist: Annotated[
+        bool, typer.Option("--insist", help="Store papers that nearly share a title too.")
+    ] = False,
+    config: Config = None,
+    data: Data = None,
+) -> None:
+    """Import a file of papers; what is here already is left out, so the same file twice stores everything once."""
+    from tercile import terminal
+
+    with terminal.stopping("stopped; nothing was stored"):
+        database, _ = _opened(config, data)
+        from tercile.page.imports import Importer, read_papers
+
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{file} can't be read: {error.strerror}") from None
+        found = read_papers(content, file.name)
+        importer = Importer(database)
+        judged = importer.judge(found.drafts)
+        if dry_run:
+            known = [one for one in judged if one.known and (one.same or not insist)]
+            lines = [f"{one.draft.origin}: {one.known.because} as {one.known.title}" for one in known if one.known]
+            number = len(judged) - len(known)
+        else:
+            made = importer.store(judged, found.format, range(len(judged)) if insist else ())
+            lines, number = [str(one) for one in made.rejected], len(made.keys)
+        for line in (*lines, *map(str, found.rejected)):
+            print(line)
+        print(f"{number:,} of {len(judged) + len(found.rejected):,} {'would be stored' if dry_run else 'stored'}")

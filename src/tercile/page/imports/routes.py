@@ -22,9 +22,9 @@ from tercile.page.security import session_of
 
 router = APIRouter(include_in_schema=False)
 #: Entries of one file in the browser; each has a box to tick.
-MOST = 500
+MOST = 150
 MOST_TAGS, LONGEST_TAG, ON_A_PAGE = 500, 40, 50
-NAMES: dict[str, str] = {**FORMATS, "form": "One paper by hand"}
+NAMES: dict[str, str] = {str(name): words for name, words in FORMATS.items()} | {"form": "One paper by hand"}
 WORDS = {
     "malformed": "broken entry",
     "broken": "damaged text",
