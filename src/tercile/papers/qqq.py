@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from tercile.papers.digits_network import one_thread
 from tercile.papers.rounded_language_model import LanguageModel, forward
 from tercile.quantization import Scheme
 from tercile.quantization.activations import Dynamic, observe
-from tercile.quantization.calibration import collect
 from tercile.quantization.ranges import min_max
 from tercile.quantization.runtime import PackedMatrix
 from tercile.quantization.solvers import gptq, round_to_nearest
-from tercile.quantization.transforms import emphasis, smooth, smooth_outliers
+from tercile.quantization.statistics import Statistics
+from tercile.quantization.transforms import Rewrite, balance, emphasis, smooth, smooth_outliers
 
 PAPER = paper("qqq", authors="Zhang, Zhang, Huang, Xiang et al.", year=2024, source="arXiv:2406.09904")
 MEASURED_ON = (
@@ -33,7 +33,7 @@ BASELINE = (
     "products in float32 (torch), with 8-bit weights and activations, and with 4-bit weights and float activations"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
-    "quick": {"test documents": 3, "calibration documents": 6, "limits tried": 6, "side of the matrix": 512},
+    "quick": {"test documents": 3, "calibration documents": 6, "limits tried": 4, "side of the matrix": 512},
     "full": {"test documents": 48, "calibration documents": 96, "limits tried": 100, "side of the matrix": 4096},
 }
 SEEDS = (0, 1, 2)
@@ -61,47 +61,50 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, spelling in SCHEMES.items():
         scheme = Scheme.parse(spelling)
-        found |= _scores(bench, f"{name}_nearest_", bench.model, scheme, solve=False)
-        found |= _scores(bench, f"{name}_gptq_", bench.model, scheme)
-        smoothed = copy.deepcopy(bench.model)
-        smooth(smoothed, bench.family, bench.statistics, 0.5)
-        found |= _scores(bench, f"{name}_smooth_", smoothed, scheme)
-        emphasised = copy.deepcopy(bench.model)
-        smooth(emphasised, bench.family, bench.statistics, 0.5, factors=emphasis)
-        found |= _scores(bench, f"{name}_awq_", emphasised, scheme)
-        adapted, divided = _adapted(bench, scheme, int(given["limits tried"]))
-        found |= _scores(bench, f"{name}_qqq_", adapted, scheme)
-        found[f"{name}_channels_divided"] = divided
+        found |= _scores(bench, f"{name}_nearest_", bench.model, scheme, None)
+        found |= _scores(bench, f"{name}_gptq_", bench.model, scheme, bench.statistics)
+        for way, factors in (("smooth", balance), ("awq", emphasis)):
+            model = copy.deepcopy(bench.model)
+            done = smooth(model, bench.family, bench.statistics, 0.5, factors=factors)
+            found |= _scores(bench, f"{name}_{way}_", model, scheme, _scaled(bench.statistics, done))
+        model, done = _adapted(bench, scheme, int(given["limits tried"]))
+        found |= _scores(bench, f"{name}_qqq_", model, scheme, _scaled(bench.statistics, done))
+        found[f"{name}_channels_divided"] = float(np.mean(np.concatenate([f > 1 for f in done.divided.values()])))
     found["inputs_alone_kl"] = bench.scores("x_", bench.model, _inputs(bench))["x_kl"]
     return found | speed(int(given["side of the matrix"]), seed)
 
 
-def _adapted(bench: LanguageModel, scheme: Scheme, steps: int) -> tuple[nn.Module, float]:
-    """The model after adaptive smoothing, and which share of all channels it divides."""
+def _adapted(bench: LanguageModel, scheme: Scheme, steps: int) -> tuple[nn.Module, Rewrite]:
+    """The model after adaptive smoothing, and what was divided."""
     model = copy.deepcopy(bench.model)
     seen = observe(model, bench.family, bench.calibration[:16], forward=forward, attention=False, rows=512)
     inputs = {name: seen[name].sample for name in bench.layers}
-    done = smooth_outliers(model, bench.family, inputs, scheme, TOKENS, steps=steps)
-    return model, float(np.mean(np.concatenate([factors > 1 for factors in done.divided.values()])))
+    return model, smooth_outliers(model, bench.family, inputs, scheme, TOKENS, steps=steps)
+
+
+def _scaled(statistics: Mapping[str, Statistics], done: Rewrite) -> dict[str, Statistics]:
+    """Statistics of the inputs as they are after a rewrite."""
+    return {
+        name: seen.scaled(1 / done.divided[name]) if name in done.divided else seen for name, seen in statistics.items()
+    }
 
 
 def _inputs(bench: LanguageModel) -> dict[str, Dynamic]:
     return dict.fromkeys(bench.layers, Dynamic(TOKENS))
 
 
-def _scores(bench: LanguageModel, name: str, model: nn.Module, scheme: Scheme, solve: bool = True) -> dict[str, float]:
-    """Divergence with the weights of a prepared model stored, and inputs rounded."""
+@torch.no_grad()
+def _scores(
+    bench: LanguageModel, name: str, model: nn.Module, scheme: Scheme, statistics: Mapping[str, Statistics] | None
+) -> dict[str, float]:
+    """Divergence with the weights of a prepared model stored, by GPTQ or rounded to nearest, and inputs rounded."""
     stored = copy.deepcopy(model)
-    statistics = dict(bench.statistics)
-    if solve and model is not bench.model:
-        for _, part in collect(model, bench.family, bench.calibration, forward=forward):
-            statistics |= part
-    with torch.no_grad():
-        for layer in bench.layers:
-            weight = stored.get_parameter(f"{layer}.weight")
-            matrix = weight.numpy().copy()
-            kept = gptq(matrix, statistics[layer], scheme) if solve else round_to_nearest(matrix, None, scheme)
-            weight.copy_(torch.from_numpy(kept.dequantize()))
+    for layer in bench.layers:
+        weight = stored.get_parameter(f"{layer}.weight")
+        matrix = weight.numpy().copy()
+        seen = None if statistics is None else statistics[layer]
+        kept = round_to_nearest(matrix, None, scheme) if seen is None else gptq(matrix, seen, scheme)
+        weight.copy_(torch.from_numpy(kept.dequantize()))
     return bench.scores(name, stored, _inputs(bench))
 
 
