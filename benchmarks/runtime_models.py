@@ -30,6 +30,7 @@ import torch
 
 from tercile import zoo
 from tercile.api import export
+from tercile.compression.llama_reader import reader_of
 from tercile.compression.runtime import open_runtime
 from tercile.compression.source import open_source
 from tercile.compression.third_party import open_third_party
@@ -131,13 +132,13 @@ def llama(folder: Path, repeats: int) -> dict[str, Any]:
             break
     reading, writing = {}, {}
     missing: dict[str, str] = {}
-    reading["torch float32"], writing["torch float32"] = _torch_sides(source.module.float())
+    reading["torch float32"], writing["torch float32"] = _own_sides(source.module.float())
     for spelling, kind in (("int8-g32", "Q8_0"), ("int4-g32", "Q4_0"), ("int4-g32-asym-k6", "Q4_K")):
         small = pack(source, folder / spelling, lambda n, layer, s=spelling: s if _fits(s, layer.shape) else "int8-g32")
         for activations in ("float", "int8"):
             runtime = open_runtime(small, activations=activations)
             name = f"tercile {spelling}" + (", int8 activations" if activations == "int8" else "")
-            reading[name], writing[name] = _torch_sides(runtime.module)
+            reading[name], writing[name] = _own_sides(runtime.module)
         try:
             import llama_cpp
 
@@ -165,18 +166,17 @@ def _fits(spelling: str, shape: tuple[int, ...]) -> bool:
     return block_type(Scheme.parse(spelling), shape) is not None
 
 
-def _torch_sides(module: Any) -> tuple[Callable[[Any], object], Callable[[Any], object]]:
+def _own_sides(module: Any) -> tuple[Callable[[Any], object], Callable[[Any], object]]:
     """Reading a prompt, and reading a short one with the tokens that follow one by one."""
 
-    def read(prompt: Any) -> Any:
-        return module(input_ids=torch.tensor([prompt[0]]), use_cache=True, logits_to_keep=1)
+    def read(prompt: Any) -> None:
+        reader_of(module).read(prompt[0])
 
     def write(prompt: Any) -> None:
-        out = read(prompt)
+        reader = reader_of(module)
+        reader.read(prompt[0])
         for token in prompt[1]:
-            out = module(
-                input_ids=torch.tensor([[token]]), past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1
-            )
+            reader.read([token])
 
     return read, write
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tercile import api, zoo
 from tercile.cli import app
 from tercile.compression.generating import generate
+from tercile.compression.llama_reader import ModuleReader, is_packed_llama, reader_of
 from tercile.compression.package import load_package
 from tercile.compression.runtime import open_runtime
 from tercile.compression.source import open_source
@@ -93,6 +94,20 @@ def test_text_is_what_transformers_writes_with_the_decoded_weights(llama) -> Non
     text = tokenizer.decode(wanted[0, ids.shape[1] :], skip_special_tokens=True)
     made = "".join(generate(open_runtime(llama), "This package provides", max_tokens=30))
     assert made == text and len(made) > 20
+
+
+def test_the_reader_of_packed_llamas_gives_the_logits_of_the_module(llama) -> None:
+    runtime, decoded = open_runtime(llama), load_package(llama)
+    assert is_packed_llama(runtime.module) and not is_packed_llama(decoded.module)
+    ids = decoded.prepare([" ".join(TEXTS * 4)])["input_ids"][0].tolist()
+    with torch.no_grad():
+        wanted = decoded.module(input_ids=torch.tensor([ids])).logits[0].numpy()
+    reader, plain, at = reader_of(runtime.module), reader_of(decoded.module), 0
+    assert isinstance(plain, ModuleReader)
+    for size in (5, 1, 1, 30, 1, 2):  # in parts of every kind, beyond the first room for keys
+        part, at = ids[at : at + size], at + size
+        for found in (reader.read(part), plain.read(part)):
+            np.testing.assert_allclose(found, wanted[at - 1], atol=2e-4 * np.abs(wanted).max())
 
 
 def test_draws_follow_their_seed_and_bad_numbers_are_refused(llama) -> None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tercile.compression.batches import Batch, cut
+from tercile.compression.llama_reader import reader_of
 from tercile.compression.source import Source
 from tercile.compression.tasks import guess_task, outputs_of
 from tercile.filters.data import Example
@@ -198,11 +200,10 @@ def _prompt(source: Source, examples: Sequence[Example]) -> torch.Tensor:
     return torch.tensor([ids])
 
 
-def _write(module: Any, ids: torch.Tensor, count: int) -> torch.Tensor:
+def _write(module: torch.nn.Module, ids: torch.Tensor, count: int) -> np.ndarray:
     """Reads a prompt and writes the likeliest tokens after it; all logits of what is read are not asked for."""
-    out = module(input_ids=ids, use_cache=True, logits_to_keep=1)
+    reader = reader_of(module)
+    logits = reader.read(ids[0].tolist())
     for _ in range(count):
-        token = out.logits[:, -1].argmax(-1, keepdim=True)
-        out = module(input_ids=token, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
-    logits: torch.Tensor = out.logits
+        logits = reader.read([int(logits.argmax())])
     return logits

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
+from tercile.compression.llama_reader import reader_of
 from tercile.compression.runtime import Runtime
 from tercile.compression.source import read_tokenizer
 
@@ -58,10 +58,10 @@ def generate(
         raise ValueError("the prompt is empty; give at least one word to go on from")
     if ids.shape[1] >= most:
         raise ValueError(f"the prompt is {ids.shape[1]} tokens long and the model reads {most}; shorten it")
-    return _pieces(source.module, tokenizer, ids, min(max_tokens, most - ids.shape[1]), temperature, seed)
+    return _pieces(source.module, tokenizer, ids[0].tolist(), min(max_tokens, most - ids.shape[1]), temperature, seed)
 
 
-def _pieces(module: Any, tokenizer: Any, ids: torch.Tensor, most: int, temperature: float, seed: int) -> Iterator[str]:
+def _pieces(module: Any, tokenizer: Any, ids: list[int], most: int, temperature: float, seed: int) -> Iterator[str]:
     random = np.random.default_rng(seed)
     ends = module.generation_config.eos_token_id if getattr(module, "generation_config", None) else None
     ends = set(ends if isinstance(ends, list) else [ends])
@@ -81,17 +81,12 @@ def _pieces(module: Any, tokenizer: Any, ids: torch.Tensor, most: int, temperatu
         yield text[len(shown) :]
 
 
-def _tokens(
-    module: Any, ids: torch.Tensor, most: int, temperature: float, random: np.random.Generator
-) -> Iterator[int]:
-    cache = None
+def _tokens(module: Any, ids: list[int], most: int, temperature: float, random: np.random.Generator) -> Iterator[int]:
+    reader = reader_of(module)
     for _ in range(most):
-        with torch.inference_mode():
-            out = module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
-        token = choose(out.logits[0, -1].float().numpy(), temperature, random)
+        token = choose(reader.read(ids), temperature, random)
         yield token
-        ids = torch.tensor([[token]])
+        ids = [token]
 
 
 def choose(logits: np.ndarray, temperature: float, random: np.random.Generator) -> int:
