@@ -80,7 +80,10 @@ class LlamaReader:
             x += self._attention(number, block, self._normal(x, block.before), turn)
             y = self._normal(x, block.between)
             gate = block.gate(y)
-            gate /= 1 + np.exp(-gate)
+            if count > 1:  # torch's are faster where there is more to do than to call
+                nn.functional.silu(torch.from_numpy(gate), inplace=True)
+            else:
+                gate /= 1 + np.exp(-gate)
             gate *= block.up(y)
             x += block.down(gate)
         self._length += count
@@ -99,18 +102,16 @@ class LlamaReader:
         keys[:, self._length : self._length + count] = key.swapaxes(0, 1)
         values[:, self._length : self._length + count] = block.value(x).reshape(count, shared, width).swapaxes(0, 1)
         total = self._length + count
-        # Heads that share a key are rows of one product.
-        rows = query.reshape(count, shared, -1, width).transpose(1, 2, 0, 3).reshape(shared, -1, width)
-        scores = rows @ keys[:, :total].swapaxes(1, 2)
-        scores *= np.float32(width**-0.5)
         if count > 1:
-            later = np.arange(total) > np.arange(self._length, total)[:, None]
-            scores.reshape(shared, -1, count, total)[:, :, later] = -np.inf
+            mixed = _mixed(query, keys[:, :total], values[:, :total], self._length)
+            return block.output(mixed.reshape(count, -1))
+        # Heads that share a key are rows of one product.
+        scores = query.reshape(shared, -1, width) @ keys[:, :total].swapaxes(1, 2)
+        scores *= np.float32(width**-0.5)
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)
-        mixed = (scores @ values[:, :total]).reshape(shared, -1, count, width).transpose(2, 0, 1, 3)
-        return block.output(mixed.reshape(count, -1))
+        return block.output((scores @ values[:, :total]).reshape(1, -1))
 
     def _room(self, number: int, count: int) -> np.ndarray:
         """Keys and values of a block, with room for so many more."""
@@ -151,6 +152,24 @@ def is_packed_llama(module: nn.Module) -> bool:
 def reader_of(module: nn.Module) -> Reader:
     """A reader at the beginning of a text."""
     return LlamaReader(module) if is_packed_llama(module) else ModuleReader(module)
+
+
+def _mixed(query: np.ndarray, keys: np.ndarray, values: np.ndarray, before: int) -> np.ndarray:
+    """Attention of several tokens, (tokens, heads, width), each to itself and what came before it."""
+    mask = None
+    if before:
+        total = keys.shape[1]
+        mask = torch.arange(total) <= torch.arange(before, total)[:, None]
+    mixed = nn.functional.scaled_dot_product_attention(
+        torch.from_numpy(query.swapaxes(0, 1))[None],
+        torch.from_numpy(keys)[None],
+        torch.from_numpy(values)[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=query.shape[1] != len(keys),
+    )
+    made: np.ndarray = mixed[0].transpose(0, 1).contiguous().numpy()
+    return made
 
 
 def _turned(x: np.ndarray, turn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
