@@ -45,6 +45,21 @@ def test_a_letter_goes_out_while_the_page_runs_and_after_a_failure(
     assert len(mailbox.taken) == 2
 
 
+def test_the_metrics_count_letters_and_readers_by_state(settings: Settings) -> None:
+    from fastapi.testclient import TestClient
+
+    from tercile.page import create_app
+
+    page = TestClient(create_app(replace(settings, model=settings.data / "none")))
+    database = page.app.state.page.database  # type: ignore[attr-defined]
+    ask(database, "ann@example.org")
+    assert 'tercile_page_letters{state="due"} 1.0' in page.get("/metrics").text
+    with database.transaction() as rows:
+        rows.execute("UPDATE letters SET state = 'sent'")
+    told = page.get("/metrics").text
+    assert 'tercile_page_letters{state="sent"} 1.0' in told and 'state="due"' not in told
+
+
 def test_nothing_goes_out_where_others_deliver(database: Database, settings: Settings, mailbox: Any) -> None:
     ask(database, "ann@example.org")
     with background(database, replace(settings, deliver=False), pause=0.1):

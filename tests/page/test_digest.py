@@ -484,3 +484,19 @@ def test_other_mail_to_the_bounce_address_does_nothing(database: Database, setti
     from tercile.page.mail.running import take_bounce
 
     assert "nothing done" in take_bounce(database, settings, raw)
+
+
+def test_to_a_new_reader_the_papers_of_the_last_week_are_new(
+    database: Database, settings: Settings, mailbox: Any
+) -> None:
+    put(database, "An old paper of the year before", "A paper of the last few days")
+    with database.transaction() as rows:
+        rows.execute("UPDATE papers SET added = '2026-02-01T00:00:00+00:00' WHERE id = 1")
+        rows.execute("UPDATE papers SET added = '2026-03-08T00:00:00+00:00' WHERE id = 2")
+    ask(database, hour="0")
+    send(database, settings)
+    with database.transaction() as rows:
+        subscribing.confirm(rows, link_in(mailbox), NOON + 60)
+    send(database, settings, NOON + DAY)
+    text = mailbox.taken[-1][2].get_body(("plain",)).get_content()
+    assert "the last few days" in text and "the year before" not in text

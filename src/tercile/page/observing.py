@@ -34,6 +34,8 @@ class Metrics:
         )  # fmt: skip
         self.methods = Gauge("tercile_page_methods", "Methods by verdict", ["verdict"], registry=self.registry)
         self.papers = Gauge("tercile_page_papers", "Papers that readers brought", registry=self.registry)
+        self.letters = Gauge("tercile_page_letters", "Letters by state", ["state"], registry=self.registry)
+        self.subscribers = Gauge("tercile_page_subscribers", "Readers of the digest", ["state"], registry=self.registry)
         self.meaning = Gauge("tercile_page_search_by_meaning", "1 where it is ready", registry=self.registry)
 
 

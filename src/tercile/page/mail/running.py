@@ -88,8 +88,7 @@ def take_bounce(database: Database, settings: Settings, raw: bytes, now: float |
     return f"letter {found.letter}: {kind} bounce, {found.status}" + ("; the reader is suspended" if suspended else "")
 
 
-def state_of(rows: sqlite3.Connection) -> dict[str, int]:
-    """Readers and letters by state, for health, metrics and the command line."""
-    readers = rows.execute("SELECT state, count(*) FROM subscribers GROUP BY state ORDER BY state")
-    found = {f"subscribers {state}": number for state, number in readers}
-    return found | {f"letters {state}": number for state, number in outbox.counts(rows).items()}
+def states_of(rows: sqlite3.Connection) -> tuple[dict[str, int], dict[str, int]]:
+    """How many letters, and how many readers, are in each state."""
+    readers = rows.execute("SELECT state, count(*) FROM subscribers GROUP BY state ORDER BY state").fetchall()
+    return outbox.counts(rows), dict(readers)

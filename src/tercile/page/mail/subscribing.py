@@ -131,7 +131,7 @@ def confirm(rows: sqlite3.Connection, token: str, now: float | None = None) -> S
         return None
     address, choices = found
     fresh = rows.execute(
-        "SELECT coalesce(max(id), 0) FROM papers WHERE unixepoch(added) < ?", (now - FRESH,)
+        "SELECT coalesce(max(id), 0) FROM papers WHERE CAST(strftime('%s', added) AS INTEGER) < ?", (now - FRESH,)
     ).fetchone()[0]
     known = (
         None if choices.session is None else rows.execute("SELECT id FROM sessions WHERE id = ?", (choices.session,))

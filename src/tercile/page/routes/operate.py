@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tercile import __version__
 from tercile.page.app import page_of
 from tercile.page.database import version
+from tercile.page.mail.running import states_of
 from tercile.page.search.documents import IMPORTED
 
 router = APIRouter(include_in_schema=False)
@@ -42,6 +43,11 @@ async def metrics(request: Request) -> Response:
     for verdict, number in page.shelf.now().verdicts.items():
         page.metrics.methods.labels(verdict).set(number)
     page.metrics.papers.set(sum(d.verdict == IMPORTED for d in page.search.collection.documents))
+    letters, subscribers = states_of(page.database.connection())
+    for gauge, states in ((page.metrics.letters, letters), (page.metrics.subscribers, subscribers)):
+        gauge.clear()
+        for state, number in states.items():
+            gauge.labels(state).set(number)
     page.metrics.meaning.set(page.search.ready)
     return Response(generate_latest(page.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
