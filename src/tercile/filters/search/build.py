@@ -19,6 +19,8 @@ from tercile.filters.search.vectors import Codec
 
 #: Rows in hand at once, and below how many there are no lists.
 PIECE, FEWEST = 16_384, 10_000
+#: Rows that a way of keeping vectors learns from.
+FITTED_ON = 20_000
 #: Rows that play queries when it is measured how far to look, how many nearest each is asked for, and along how many
 #: directions rows are taken that have to do with the query.
 ASKED, NEAREST, DIRECTIONS = 60, 10, 4
@@ -119,7 +121,7 @@ def built(
     rows = len(source)
     lists = min(lists, rows)
     sample = (
-        source.sample(max(SAMPLE * lists, 20_000 if not fitted else 0), seed)
+        source.sample(max(SAMPLE * lists, FITTED_ON if not fitted else 0), seed)
         if lists or (rows and not fitted)
         else None
     )
