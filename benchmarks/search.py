@@ -197,8 +197,8 @@ def table(record: dict[str, Any]) -> str:
     names = list(next(iter(record["cases"].values())))
     names.sort(key=lambda name: name != "tercile")
     lines = [
-        f"Queries a second at recall {GOAL} or more, one thread, {record['rows']:,} x {DIMENSION}, k = {K}, 500 queries "
-        f"in a call, {record['machine']['kernels']}. Brackets: recall below {GOAL}.",
+        f"Queries a second at recall {GOAL} or more, one thread, {record['rows']:,} x {DIMENSION}, k = {K}, 500 "
+        f"queries in a call, {record['machine']['kernels']}. Brackets: recall below {GOAL}.",
         "",
         "| filter | " + " | ".join(names) + " | against the best peer |",
         "| --- |" + " --- |" * (len(names) + 1),

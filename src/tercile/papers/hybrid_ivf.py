@@ -16,9 +16,10 @@ from tercile.papers import Check, Size, paper
 
 PAPER = paper("hybrid_ivf", authors="Emanuilov, Dimov", year=2025, source="arXiv:2501.13442")
 MEASURED_ON = (
-    "vectors of 64 dimensions in Gaussian clusters with six attributes, three of them tied to the vectors, written from "
-    "a stream and searched from disk by memory map: ten nearest under seven filters that pass 0.1% to 50%, one of them "
-    "of columns that are taken for independent and are not; recall against brute force, processor time, 100 queries a call"
+    "vectors of 64 dimensions in Gaussian clusters with six attributes, three of them tied to the vectors, written "
+    "from a stream and searched from disk by memory map: ten nearest under seven filters that pass 0.1% to 50%, one "
+    "of them of columns that are taken for independent and are not; recall against brute force, processor time, "
+    "100 queries a call"
 )
 BASELINE = (
     "the same index and queries, filtered first (all rows that pass are scanned) and filtered last (ten times as many "

@@ -12,8 +12,8 @@ from tercile.filters.search.where import Where
 Way = Literal["scan", "lists"]
 
 #: Costs in units of one row met by one query among many: a centre met; a row met inside a list, where few queries share
-#: it; a list opened; and of each row that a mask is made for.
-CENTER, IN_LIST, LIST, MASK = 0.6, 1.6, 8.0, 0.15
+#: it; a list opened; the bounds and rounds of a query; and of each row that a mask is made for.
+CENTER, IN_LIST, LIST, ROUNDS, MASK = 0.6, 1.6, 8.0, 2500.0, 0.15
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,5 @@ def _lists_cost(segment: Segment, share: float, queries: int, recall: float) -> 
     assert segment.lists is not None and segment.lists.reach is not None
     read = segment.lists.reach.lists_read(share, recall)
     rows = read * len(segment)
-    return queries * (CENTER * segment.lists.count + IN_LIST * share * rows + LIST * read * segment.lists.count)
+    met = CENTER * segment.lists.count + IN_LIST * share * rows + LIST * read * segment.lists.count
+    return queries * (met + ROUNDS)
