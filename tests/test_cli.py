@@ -36,9 +36,7 @@ def ask() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def compressed(
-    monkeypatch, small_folder, certificate, details
-) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+def compressed(monkeypatch, small_folder, certificate, details) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Put a compression that takes no time where the real one is; what it was called with is noted."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -129,9 +127,7 @@ def test_compress_says_what_came_of_it(ask, compressed, certificate, tmp_path) -
     assert (tmp_path / "small" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_progress_goes_to_standard_error_and_json_alone_to_standard_output(
-    ask, compressed, certificate
-) -> None:
+def test_progress_goes_to_standard_error_and_json_alone_to_standard_output(ask, compressed, certificate) -> None:
     shown = ask("compress", "minilm", "--max-loss", "0.02", "--json")
     told = json.loads(shown.stdout)
     assert told["certified"] is True and told["certificate"] == certificate
@@ -179,9 +175,7 @@ def test_a_model_that_cannot_be_certified_ends_with_1(ask, monkeypatch) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["compress", "verify", "export"])
-def test_an_error_is_one_line_on_standard_error_and_ends_with_2(
-    command, error, line, ask, monkeypatch
-) -> None:
+def test_an_error_is_one_line_on_standard_error_and_ends_with_2(command, error, line, ask, monkeypatch) -> None:
     failing(monkeypatch, command, error)
     options = {"compress": ["--max-loss", "0.02"], "verify": [], "export": ["--out", "there"]}[command]
     shown = ask(command, "folder", *options, "--json")
@@ -273,10 +267,23 @@ def test_a_report_of_no_folder_ends_with_2_and_writes_nothing(ask, tmp_path) -> 
 
 
 def test_export_says_where_the_model_is(ask, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(api, "export", lambda folder, out, to: out)
+    seen = []
+
+    def export(folder, out, to, **named):
+        seen.append((to, named))
+        return out
+
+    monkeypatch.setattr(api, "export", export)
     asked = ask("export", "small", "--to", "float", "--out", str(tmp_path), "--json")
     assert json.loads(asked.stdout) == {"format": "float", "out": str(tmp_path)}
-    assert str(tmp_path) in ask("export", "small", "--out", str(tmp_path)).stdout.replace("\n", "")
+    plain = ask("export", "small", "--out", str(tmp_path)).stdout.replace("\n", "")
+    assert str(tmp_path) in plain and "certif" not in plain
+    rounded = ask(
+        "export", "small", "--to", "onnx", "--out", str(tmp_path), "--activations", "int8", "--column", "body"
+    )
+    assert f"tercile certify ORIGINAL {tmp_path} --data FILE" in rounded.stdout
+    assert seen[0] == ("float", {"activations": None, "data": None, "column": None})
+    assert seen[2] == ("onnx", {"activations": "int8", "data": None, "column": "body"})
 
 
 def test_certify_hands_every_option_on_and_ends_with_1_when_nothing_can_be_promised(ask, monkeypatch) -> None:
@@ -317,9 +324,7 @@ def test_papers_are_mounted(ask) -> None:
     assert len(json.loads(ask("papers", "list", "--json").stdout)) == 166
 
 
-def test_data_may_be_a_function_in_the_folder_where_the_user_stands(
-    ask, compressed, tmp_path, monkeypatch
-) -> None:
+def test_data_may_be_a_function_in_the_folder_where_the_user_stands(ask, compressed, tmp_path, monkeypatch) -> None:
     (tmp_path / "my_own_data.py").write_text("def units():\n    return ['one', 'two']\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
@@ -383,12 +388,8 @@ def test_a_search_by_two_models_counts_what_both_find() -> None:
     assert sum(found.overlap for found in other) < 15
 
 
-def test_the_demo_compresses_once_and_searches_by_both_models(
-    ask, compressed, monkeypatch, small_folder
-) -> None:
-    monkeypatch.setattr(
-        api, "load", lambda spec: SimpleNamespace(encode=toy_encoder(0.0 if spec == "minilm" else 2.0))
-    )
+def test_the_demo_compresses_once_and_searches_by_both_models(ask, compressed, monkeypatch, small_folder) -> None:
+    monkeypatch.setattr(api, "load", lambda spec: SimpleNamespace(encode=toy_encoder(0.0 if spec == "minilm" else 2.0)))
     out = small_folder()
     certificate = (out / "certificate.json").read_bytes()
     (out / "certificate.json").unlink()

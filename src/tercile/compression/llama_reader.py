@@ -23,6 +23,7 @@ class Reader(Protocol):
 
     def read(self, ids: Sequence[int]) -> np.ndarray:
         """Reads more tokens; float32 (vocabulary,) logits of the one that follows."""
+        ...
 
 
 class ModuleReader:
