@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def digest_wording(settings: Settings, digest: Digest, rooms: tuple[str, ...]) -
     return wording(
         settings.mail_from,
         subject,
-        _templates().get_template("mail/digest.txt.j2").render(**context),
+        re.sub(r"\n{3,}", "\n\n", _templates().get_template("mail/digest.txt.j2").render(**context)),
         _templates().get_template("mail/digest.html.j2").render(subject=subject, **context),
         list_id=f"digest.{host(settings)}",
     )
