@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from tercile import zoo
-from tercile.api import export
+from tercile.api import certify, export, verify
 from tercile.compression.package import load_package
 from tercile.compression.source import Source, open_source
+from tercile.compression.third_party import open_third_party
+from tercile.filters.data import read
 from tercile.quantization.export.gguf_blocks import TYPES, block_type
 from tercile.quantization.families import Layer, describe
 from tercile.quantization.scheme import Scheme
@@ -100,3 +102,25 @@ def test_llama_cpp_says_the_same_within_what_its_8_bit_activations_cost(llama, t
         top = np.sort(plain, axis=1)
         clear = top[:, -1] - top[:, -2] > 3 * np.abs(rounded - plain).max()
         assert (found.argmax(1) == plain.argmax(1))[clear].all() and clear.mean() > 0.1
+
+
+def test_what_llama_cpp_runs_is_certified_with_all_that_it_rounds(llama, tmp_path) -> None:
+    small = pack(llama, tmp_path / "small", lambda number, layer: "int8-g32")
+    path = export(small, tmp_path / "m.gguf", "gguf")
+    texts = [example.content for example, _ in zip(read(zoo.find("debian-llama").sample), range(40))]
+    losses = {}
+    for spec in (str(path), f"llama.cpp:{path}"):
+        made = certify("debian-llama", spec, texts, out=tmp_path / f"of {spec[:5]}", confidence=0.5)
+        losses[spec[:5]] = made.certificate["risk"]
+        assert verify(made.folder).ok
+    assert made.certificate["small"]["kind"] == "llama.cpp"
+    assert 1.1 * losses[str(path)[:5]] < losses["llama"] < 0.05  # 8 bits of weights alone, and of what is read as well
+    padded = llama.prepare([texts[0][:200], "Short"])
+    module = open_third_party(f"llama.cpp:{path}").module
+    both, alone = module(**padded).logits, module(**llama.prepare(["Short"])).logits
+    torch.testing.assert_close(both[1, : alone.shape[1]], alone[0])
+    (tmp_path / "no.gguf").write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(ValueError, match=r"no\.gguf' can't be opened by llama\.cpp"):
+        open_third_party(f"llama.cpp:{tmp_path / 'no.gguf'}")
+    with pytest.raises(ValueError, match=r"there is no file .*gone\.gguf"):
+        open_third_party(f"llama.cpp:{tmp_path / 'gone.gguf'}")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tercile.compression.llama_cpp_module import PREFIX, LlamaCppModule
 from tercile.compression.package import DESCRIPTION, load_package
 from tercile.compression.source import architecture, build, learnt
 from tercile.files import read_json_object
@@ -24,7 +25,8 @@ from tercile.files import read_json_object
 #: What a small model can be, in words that an error can list.
 KINDS = (
     "a folder that `tercile compress` wrote, a Transformers folder (also one quantized with compressed-tensors or "
-    "another tool that Transformers loads), a .gguf file, an .onnx file, or module:function"
+    "another tool that Transformers loads), a .gguf file (llama.cpp:FILE.gguf to run it with that), an .onnx file, or "
+    "module:function"
 )
 
 
@@ -35,7 +37,8 @@ class ThirdParty:
     Attributes
     ----------
     spec, kind
-        What names it, and which sort it is: tercile, transformers, gguf, onnx, builder or module.
+        What names it, and which sort it is: tercile, transformers, gguf, llama.cpp, onnx,
+        builder or module.
     module
         What is called with the original's inputs.
     nbytes
@@ -69,7 +72,11 @@ def open_third_party(small: str | os.PathLike[str] | torch.nn.Module, builder: A
     if isinstance(small, torch.nn.Module):
         return ThirdParty(type(small).__qualname__, "module", small.eval(), _stored_bytes(small))
     spec = os.fspath(small)
-    path = Path(spec).expanduser()
+    path = place_of(spec)
+    if spec.startswith(PREFIX):
+        if not path.is_file():
+            raise ValueError(f"there is no file {str(path)!r} to run with llama.cpp")
+        return ThirdParty(spec, "llama.cpp", LlamaCppModule(path), path.stat().st_size, {path.name: path})
     if not path.exists():
         if ":" in spec and not spec.startswith((".", "/", "~")):
             module, _ = build(spec)
@@ -81,6 +88,17 @@ def open_third_party(small: str | os.PathLike[str] | torch.nn.Module, builder: A
     if opened is None:
         raise ValueError(f"{spec!r} is no model that can be opened; give {KINDS}")
     return opened(spec, path)
+
+
+def place_of(spec: str | os.PathLike[str]) -> Path:
+    """Where a small model is that is not code: its name without the program that is to run it.
+
+    Examples
+    --------
+    >>> place_of("llama.cpp:models/a.gguf")
+    PosixPath('models/a.gguf')
+    """
+    return Path(os.fspath(spec).removeprefix(PREFIX)).expanduser()
 
 
 def _from_folder(spec: str, path: Path, builder: Any) -> ThirdParty:

@@ -17,7 +17,7 @@ from tercile.compression.package import Builder
 from tercile.compression.scoring import Scorer
 from tercile.compression.source import Source, weights_digest
 from tercile.compression.tasks import make_task
-from tercile.compression.third_party import open_third_party, tensors_digest
+from tercile.compression.third_party import open_third_party, place_of, tensors_digest
 from tercile.compression.units import load_certification
 from tercile.filters.data.example import Example
 from tercile.quantiles.certificate import walk
@@ -105,7 +105,7 @@ def verify(
     made = certificate["small"]
     place = _place(folder, made) if small is None else small
     if not isinstance(place, torch.nn.Module):
-        path = Path(place).expanduser()
+        path = place_of(place)
         if not _files(path.parent if path.is_file() else path, made["files"], look):
             return result()
     if not look(
@@ -139,16 +139,16 @@ def verify(
     return result()
 
 
-def _place(folder: Path, made: Mapping[str, Any]) -> Path:
+def _place(folder: Path, made: Mapping[str, Any]) -> str | Path:
     """Where the certificate says that the small model is: in its own folder, or at a path that it names."""
     if "source" not in made:
         return folder
-    if not Path(made["source"]).expanduser().exists():
+    if not place_of(made["source"]).exists():
         raise ValueError(
             f"the small model is {made['source']!r}, which is no file here, and a certificate may not choose what code "
             f"is run; say where the model is: --small {made['source']}"
         )
-    return Path(made["source"])
+    return str(made["source"])
 
 
 def _files(folder: Path, digests: Mapping[str, str], look: Callable[[str, bool, str, str], bool]) -> bool:
