@@ -500,3 +500,15 @@ def test_to_a_new_reader_the_papers_of_the_last_week_are_new(
     send(database, settings, NOON + DAY)
     text = mailbox.taken[-1][2].get_body(("plain",)).get_content()
     assert "the last few days" in text and "the year before" not in text
+
+
+def test_a_dry_run_shows_the_letter_that_then_arrives(database: Database, settings: Settings, mailbox: Any) -> None:
+    put(database, ".NET and other names that begin with a dot")
+    subscribe(database)
+    [shown] = dry_run(database, settings, NOON)
+    send(database, settings)
+    arrived = mailbox.taken[0][2]
+    assert arrived["Subject"] == shown.subject
+    assert re.sub(r"[\w-]{32}", "", arrived.get_body(("plain",)).get_content()) == re.sub(r"[\w-]{32}", "", shown.text)
+    # Rules of the style sheet begin with dots too.
+    assert "\n.item {" in arrived.get_body(("html",)).get_content()

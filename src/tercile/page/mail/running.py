@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -68,7 +69,9 @@ def dry_run(database: Database, settings: Settings, now: float | None = None) ->
             made, wording = composer.write(letter, shown.get(letter.subscriber or 0, ()))
             if wording is None:
                 continue
-            message = email.message_from_bytes(wording.letter(letter.address, "-" * 32, "", now), policy=policy.SMTP)
+            sent = wording.letter(letter.address, "-" * 32, "", now)
+            # As the server will take it: without the dots that SMTP doubles.
+            message = email.message_from_bytes(re.sub(rb"(?m)^\.", b"", sent), policy=policy.SMTP)
             body = message.get_body(("plain",))
             yield Shown(letter.kind, letter.address, message["Subject"], body.get_content() if body else "", made)
 
