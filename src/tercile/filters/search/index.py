@@ -411,7 +411,8 @@ class Index:
         if given.ndim != 2 or given.shape[1] != self.dimension or (rows is not None and len(given) != rows):
             wanted = f"({'n' if rows is None else rows}, {self.dimension})"
             raise ValueError(f"{name} must have shape {wanted}, got {given.shape}")
-        kept = np.ascontiguousarray(given, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            kept = np.ascontiguousarray(given, dtype=np.float32)
         if not np.isfinite(kept).all():
             bad = int(np.flatnonzero(~np.isfinite(kept).all(axis=1))[0])
             raise ValueError(f"{name}[{bad}] holds NaN, infinity or a number beyond float32; leave it out")
