@@ -1,4 +1,7 @@
 // Vector search: scans of rows that pass a filter, scans of lists of rows, and the choice of lists.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-math-errno", "no-trapping-math")  // or no square root is vectorised
+#endif
 #include <algorithm>
 #include <atomic>
 #include <cmath>

@@ -127,7 +127,7 @@ def built(
     )
     if not fitted and sample is not None:
         codec = codec.fit(sample)
-    centers = k_means(sample[: max(SAMPLE * lists, lists)], lists, seed) if lists and sample is not None else None
+    centers = k_means(sample, lists, seed) if lists and sample is not None else None
     label, texts = _first_reading(source, schema, centers)
     begins = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=max(lists, 1)))])
     segment, spread, variance = _written(source, schema, codec, centers, label, texts, begins, make, relax)
@@ -190,7 +190,7 @@ def _written(
     missing = {name: np.zeros(rows, dtype=bool) for name, kind in schema.items() if kind == "integer"}
     free = begins[:-1].copy()
     sums, squares = np.zeros(lists), np.zeros(lists)
-    recoded: dict[tuple[str, int, int], np.ndarray] = {}
+    recoded: dict[str, tuple[Any, int, np.ndarray]] = {}
     at = 0
     for piece in source.pieces():
         here = label[at : at + len(piece.ids)]
@@ -210,12 +210,13 @@ def _written(
             column = piece.columns.get(name) or nothing(kind, len(of))
             new = column.values
             if kind == "text":
-                key = (name, id(column.texts), len(column.texts or ()))
-                if key not in recoded:
-                    assert column.texts is not None
-                    known = [texts[name].code(column.texts[code]) for code in range(len(column.texts))]
-                    recoded[key] = np.array([*known, -1], dtype=np.int32)
-                new = recoded[key][new]
+                assert column.texts is not None
+                known = recoded.get(name)
+                if known is None or known[0] is not column.texts or known[1] != len(column.texts):
+                    codes = [texts[name].code(column.texts[code]) for code in range(len(column.texts))]
+                    known = column.texts, len(column.texts), np.array([*codes, -1], dtype=np.int32)
+                    recoded[name] = known
+                new = known[2][new]
             values[name][places] = new[order]
             if kind == "integer" and column.missing is not None:
                 missing[name][places] = column.missing[order]
