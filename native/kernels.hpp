@@ -87,6 +87,12 @@ struct Kernels {
   void (*row_distances)(const float* query, std::size_t queries, std::size_t stride, const StoredRows& rows,
                         const std::uint32_t* which, std::size_t count, float* out, std::size_t out_stride);
 
+  // How near lists may come to a query: mean distance of their rows less z standard deviations, as if the rows lay
+  // around the centre in all directions alike. product is that of query and centre; norms are squared lengths.
+  void (*list_bounds)(const float* product, std::size_t lists, float query_norm, const float* center_norm,
+                      const float* spread, const float* variance, const float* lateral, float z, bool squared,
+                      float* out);
+
   // out[r][16 * block + lane] = product of x[r] with one of the vectors packed as [block][dimension][16].
   void (*packed_products)(const float* x, std::size_t rows, std::size_t dimension, const float* packed,
                           std::size_t blocks, float* out);

@@ -1,7 +1,4 @@
 // Vector search: scans of rows that pass a filter, scans of lists of rows, and the choice of lists.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-math-errno", "no-trapping-math")  // or no square root is vectorised
-#endif
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -154,30 +151,16 @@ std::int64_t search_lists(Queries queries, Bytes data, int kind, bool squared, F
   return met;
 }
 
-// How near a list may come to a query: mean distance of its rows less z standard deviations, as if the rows lay around
-// the centre in all directions alike. products are those of queries and centres, shape (queries, at least lists).
+// Bounds of every list for every query; products are those of queries and centres, shape (queries, at least lists).
 void search_bounds(Queries products, Floats query_norms, Floats center_norms, Floats spread, Floats variance,
                    Floats lateral, float z, bool squared, Distances out) {
   const std::size_t lists = center_norms.size();
   if (products.shape(1) < lists || out.shape(1) != lists || out.shape(0) != products.shape(0) ||
       query_norms.size() != out.shape(0) || spread.size() != lists || variance.size() != lists || lateral.size() != lists)
     throw std::invalid_argument("shapes of products, centres and out do not fit each other");
-  for (std::size_t q = 0; q < out.shape(0); ++q) {
-    const float* product = products.data() + q * products.shape(1);
-    const float norm = query_norms.data()[q];
-    float* to = out.data() + q * lists;
-    const float *centers = center_norms.data(), *spreads = spread.data(), *variances = variance.data(),
-                *laterals = lateral.data();
-    if (squared) {
-      for (std::size_t c = 0; c < lists; ++c) {
-        float distance = norm + centers[c] - 2 * product[c];
-        distance = distance > 0 ? distance : 0;
-        to[c] = distance + spreads[c] - z * std::sqrt(variances[c] + 4 * distance * laterals[c]);
-      }
-    } else {
-      for (std::size_t c = 0; c < lists; ++c) to[c] = -product[c] - z * std::sqrt(norm * laterals[c]);
-    }
-  }
+  for (std::size_t q = 0; q < out.shape(0); ++q)
+    kernels().list_bounds(products.data() + q * products.shape(1), lists, query_norms.data()[q], center_norms.data(),
+                          spread.data(), variance.data(), lateral.data(), z, squared, out.data() + q * lists);
 }
 
 using Chosen = std::pair<std::vector<std::int64_t>, std::vector<std::int32_t>>;  // where each query's lists start; lists

@@ -170,6 +170,20 @@ static void row_distances(const float* query, std::size_t queries, std::size_t s
   return rows.squared ? of(distances_of<std::uint8_t, true>) : of(distances_of<std::uint8_t, false>);
 }
 
+static void list_bounds(const float* product, std::size_t lists, float query_norm, const float* center_norm,
+                        const float* spread, const float* variance, const float* lateral, float z, bool squared,
+                        float* out) {
+  if (squared) {
+    for (std::size_t c = 0; c < lists; ++c) {
+      const float apart = query_norm + center_norm[c] - 2 * product[c];
+      const float distance = apart > 0 ? apart : 0;
+      out[c] = distance + spread[c] - z * __builtin_sqrtf(variance[c] + 4 * distance * lateral[c]);
+    }
+  } else {
+    for (std::size_t c = 0; c < lists; ++c) out[c] = -product[c] - z * __builtin_sqrtf(query_norm * lateral[c]);
+  }
+}
+
 // Products of rows with vectors that are packed sixteen side by side: packed[block][dimension][lane].
 template <int rows>
 TERCILE_INLINE void packed_tile(const float* x, std::size_t dimension, const float* packed, float* out,

@@ -10,5 +10,5 @@
   {                                                                                                 \
     name, TERCILE_TARGET::nearest, TERCILE_TARGET::solve_tile, TERCILE_TARGET::descend_tile, TERCILE_TARGET::range_errors, \
         TERCILE_TARGET::trellis_step, TERCILE_TARGET::integer_products, TERCILE_TARGET::requantize, \
-        TERCILE_TARGET::integer_sum, TERCILE_TARGET::row_distances, TERCILE_TARGET::packed_products \
+        TERCILE_TARGET::integer_sum, TERCILE_TARGET::row_distances, TERCILE_TARGET::list_bounds, TERCILE_TARGET::packed_products \
   }
