@@ -21,6 +21,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from tercile import __version__
+from tercile.page.background import background
 from tercile.page.database import NAME, Database
 from tercile.page.methods import Shelf
 from tercile.page.observing import Metrics, Observer
@@ -28,6 +29,7 @@ from tercile.page.rendering import Renderer
 from tercile.page.search import Encoder, Search
 from tercile.page.security import Guard, check_form, form_token, keep, secret, session_of
 from tercile.page.settings import Settings
+from tercile.page.trial.live import Live
 from tercile.papers import evidence_folder
 
 #: Paths that take files of papers, larger than a form.
@@ -52,6 +54,8 @@ class Page:
         Templates.
     metrics
         Counters.
+    live
+        The compression that readers may start.
     key
         Signs the tokens of forms.
     """
@@ -62,6 +66,7 @@ class Page:
     search: Search
     render: Renderer
     metrics: Metrics
+    live: Live
     key: bytes
 
     def form(self, request: Request, name: str, status: int = 200, **context: Any) -> Response:
@@ -116,15 +121,18 @@ def create_app(settings: Settings | None = None, *, encoder: Encoder | None = No
         search=search,
         render=Renderer(settings),
         metrics=metrics,
+        live=Live(settings.data / "live", settings.live_seconds),
         key=secret(database),
     )
 
     @asynccontextmanager
     async def alive(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(search.load())
-        yield
+        with background(database, settings):
+            yield
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
+        await page.live.stop()
         await search.close()
         database.close()
 

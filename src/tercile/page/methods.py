@@ -12,6 +12,8 @@ from pathlib import Path
 from tercile.papers import Entry, list_papers
 from tercile.papers.listing import STATES
 
+#: Rooms stand on those before them.
+HOUSE = ("quantiles", "filters", "quantization", "diffusion", "stats")
 #: Seconds between two looks at the folder of evidence.
 PAUSE = 5.0
 
@@ -35,9 +37,9 @@ class Methods:
 
     @cached_property
     def rooms(self) -> dict[str, list[Entry]]:
-        """Entries by room, rooms in alphabetical order."""
+        """Entries by room, rooms in the order of the house, then of the alphabet."""
         found: dict[str, list[Entry]] = {}
-        for entry in sorted(self.entries, key=lambda entry: (entry.paper.room, entry.paper.nr)):
+        for entry in sorted(self.entries, key=lambda e: (HOUSE.index(e.paper.room.split(".")[0]), e.paper.room)):
             found.setdefault(entry.paper.room, []).append(entry)
         return found
 

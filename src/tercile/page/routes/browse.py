@@ -13,7 +13,7 @@ from tercile.page.app import Page, page_of
 from tercile.page.search import Filter, Mode
 from tercile.page.search.documents import IMPORTED
 from tercile.page.search.engine import DEPTH
-from tercile.papers.listing import STATES
+from tercile.papers.listing import NOT_YET, STATES
 
 router = APIRouter(include_in_schema=False)
 
@@ -103,12 +103,15 @@ async def results(request: Request, asked: Annotated[Asked, Depends(asked)]) -> 
 async def results_of(page: Page, asked: Asked) -> dict[str, Any]:
     """One page of what a search finds, with what is said around it."""
     found = await page.search.find(asked.q, asked.filter, asked.mode)
-    total = len(found.hits)
+    hits = found.hits
+    if not asked.q:  # what was measured has more to say
+        hits = tuple(sorted(hits, key=lambda hit: hit.document.verdict == NOT_YET))
+    total = len(hits)
     at = min(asked.page, max(1, -(-total // TOGETHER)))
     first, last = (at - 1) * TOGETHER, min(at * TOGETHER, total)
     by_slug = page.shelf.now().by_slug
     shown = []
-    for hit in found.hits[first:last]:
+    for hit in hits[first:last]:
         entry = by_slug.get(hit.document.key)
         shown.append((hit.document, entry.measured if entry else ""))
     return {
