@@ -128,6 +128,7 @@ def built(
     if not fitted and sample is not None:
         codec = codec.fit(sample)
     centers = k_means(sample, lists, seed) if lists and sample is not None else None
+    del sample
     label, texts = _first_reading(source, schema, centers)
     begins = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=max(lists, 1)))])
     segment, spread, variance = _written(source, schema, codec, centers, label, texts, begins, make, relax)

@@ -13,7 +13,7 @@ Way = Literal["scan", "lists"]
 
 #: Costs in units of one row met by one query among many: a centre met; a row met inside a list, where few queries share
 #: it; a list opened; the bounds and rounds of a query; and of each row that a mask is made for.
-CENTER, IN_LIST, LIST, ROUNDS, MASK = 0.6, 1.6, 8.0, 2500.0, 0.15
+CENTER, IN_LIST, LIST, ROUNDS, MASK = 0.6, 2.0, 100.0, 2500.0, 0.15
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,15 @@ def cheaper_to_scan(segment: Segment, passed: int, queries: int, recall: float) 
         return True
     share = passed / max(len(segment), 1)
     return _scan_cost(segment, passed, queries, False) <= _lists_cost(segment, share, queries, recall)
+
+
+def not_worth_it(lists: int, met: int, passed: int, queries: int) -> bool:
+    """Whether lists cost more than a scan of all that passes would.
+
+    >>> not_worth_it(lists=50, met=1000, passed=20_000, queries=1), not_worth_it(500, 1000, 20_000, 1)
+    (False, True)
+    """
+    return LIST * lists + IN_LIST * met > queries * passed
 
 
 def _scan_cost(segment: Segment, passed: float, queries: int, masked: bool) -> float:

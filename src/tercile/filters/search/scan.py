@@ -9,7 +9,7 @@ import numpy as np
 from tercile import _native
 from tercile.filters.search.lists import FIRST, Lists
 from tercile.filters.search.masks import passing
-from tercile.filters.search.planner import Plan, cheaper_to_scan, planned
+from tercile.filters.search.planner import Plan, cheaper_to_scan, not_worth_it, planned
 from tercile.filters.search.rows import Segment, Snapshot
 from tercile.filters.search.summaries import may_pass
 from tercile.filters.search.vectors import Asked
@@ -154,7 +154,8 @@ def _in_lists(
     """Reads the most promising lists, then those that may hold something nearer than what was found, round by round.
 
     The number of rows that pass in a list is a guess until the list has been looked at. Where guesses were far too
-    high, queries stay without k rows; all rows are then looked at, and scanned if few pass.
+    high, queries stay without k rows; all rows are then looked at, and scanned if few pass. They are also scanned once
+    the lists so far and those to come would cost more than that.
     """
     base = snapshot.base
     found = _Passing(snapshot, where, plan.share, mask)
@@ -165,7 +166,7 @@ def _in_lists(
     bounds = lists.bounds(queries, products, deviations, squared)
     order = lists.bounds(queries, products, 1.0, squared)
     data, begins = _bytes(base), np.asarray(lists.begins)
-    wanted, met, rounds = max(2 * k, FIRST), 0, 0
+    wanted, met, opened, rounds = max(2 * k, FIRST), 0, 0, 0
     while True:
         starts, chosen = _native.search_choose(bounds, order, found.counts, near.distance, wanted)
         if not len(chosen):
@@ -174,7 +175,15 @@ def _in_lists(
             found.look(chosen)
             if rounds == 2 and not near.full:  # guesses were far too high: what is known now decides
                 found.look_at_all()
-            if found.known.all() and cheaper_to_scan(base, int(found.counts.sum()), len(queries), recall):
+            scan = found.known.all() and cheaper_to_scan(base, int(found.counts.sum()), len(queries), recall)
+        else:
+            scan = False
+        opened += len(chosen)
+        ahead = int(found.counts[chosen].sum())
+        if scan or not_worth_it(opened, met + ahead, int(found.counts.sum()), len(queries)):
+            if not found.known.all():
+                found.look_at_all()
+            if where is not None or snapshot.base_alive is not None:
                 fresh = _Nearest.none(*near.row.shape)
                 distances = _scan(base, asked, fresh, found.mask, 0)
                 return plan.switched_to("scan").met(met + distances, int(found.counts.sum())), fresh

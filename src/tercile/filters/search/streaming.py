@@ -121,8 +121,9 @@ class _Stream:
             yield Piece(number, self.checks._vectors("vectors", vectors, len(number)), columns)
 
     def sample(self, count: int, seed: int) -> np.ndarray:
-        """Some vectors, picked evenly; up to a quarter more, where that saves a copy."""
+        """Some vectors, picked evenly. Up to a quarter more are given away without a copy: ask once."""
         random = np.random.default_rng(seed)
         if 1.25 * count >= len(self.kept):
-            return self.kept
+            given, self.kept = self.kept, self.kept[:0]
+            return given
         return self.kept[random.choice(len(self.kept), count, replace=False)]
