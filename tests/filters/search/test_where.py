@@ -186,12 +186,39 @@ def test_masks_agree_with_three_valued_logic_row_by_row(case: tuple[str, Any]) -
 
 
 pieces = st.sampled_from(
-    ["year", "lang", "(", ")", "and", "or", "not", "in", "=", "<", "'en'", "'", '"', "3", "-", ".", "is", "null", ",", " ", "\0", "é"]
+    [
+        "year",
+        "lang",
+        "(",
+        ")",
+        "and",
+        "or",
+        "not",
+        "in",
+        "=",
+        "<",
+        "'en'",
+        "'",
+        '"',
+        "3",
+        "-",
+        ".",
+        "is",
+        "null",
+        ",",
+        " ",
+        "\0",
+        "é",
+    ]
 )
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.one_of(st.text(max_size=60), st.lists(pieces, max_size=20).map(" ".join), st.lists(pieces, max_size=20).map("".join)))
+@given(
+    st.one_of(
+        st.text(max_size=60), st.lists(pieces, max_size=20).map(" ".join), st.lists(pieces, max_size=20).map("".join)
+    )
+)
 def test_any_text_is_a_filter_or_a_clear_error(text: str) -> None:
     try:
         where = read_where(text, SCHEMA)
