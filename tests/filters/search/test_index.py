@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -314,15 +315,32 @@ def test_lists_that_are_skipped_hold_no_row_that_passes(values: list[int | None]
     begins = np.array([0, *cuts, len(values)])
     summaries = {name: ListSummary.of(column, begins) for name, column in columns.items()}
     where_text = data.draw(
-        st.sampled_from(["n < {}", "n >= {}", "n = {}", "n != {}", "not n in ({}, 3)", "n in ({}, 3)", "r > {}", "r = {}", "t = 'c'",
-                         "t != 'c'", "t in ('a', 'zz')", "t is null", "n is not null", "n > {} and t = 'a'", "n > {} or t = 'a'"])
-    ).format(limit)  # fmt: skip
+        st.sampled_from(
+            [
+                "n < {}",
+                "n >= {}",
+                "n = {}",
+                "n != {}",
+                "not n in ({}, 3)",
+                "n in ({}, 3)",
+                "r > {}",
+                "r = {}",
+                "t = 'c'",
+                "t != 'c'",
+                "t in ('a', 'zz')",
+                "t is null",
+                "n is not null",
+                "n > {} and t = 'a'",
+                "n > {} or t = 'a'",
+            ]
+        )
+    ).format(limit)
     where = read_where(where_text, schema)
     assert where is not None
     mask = passing(where, columns, len(values))
     texts = {"t": columns["t"].texts}
     possible = may_pass(where, summaries, texts, len(begins) - 1)  # type: ignore[arg-type]
-    for i, (begin, end) in enumerate(zip(begins[:-1], begins[1:])):
+    for i, (begin, end) in enumerate(itertools.pairwise(begins)):
         assert possible[i] or not mask[begin:end].any()
 
 
@@ -341,8 +359,20 @@ def test_shares_are_guessed_within_a_few_percent() -> None:
         {},
     )
     shares = {name: ColumnShares.of([column[:7000], column[7000:]]) for name, column in columns.items()}
-    for text in ("u < 0.2", "u between 0.3 and 0.4", "n = 7", "n < 30 and n >= 20", "lang = 'de'", "not lang = 'en'", "flag",
-                 "not flag and u > 0.5", "gone is null", "gone = 1", "lang in ('de', 'fr') or n > 89", "lang = 'xx'"):  # fmt: skip
+    for text in (
+        "u < 0.2",
+        "u between 0.3 and 0.4",
+        "n = 7",
+        "n < 30 and n >= 20",
+        "lang = 'de'",
+        "not lang = 'en'",
+        "flag",
+        "not flag and u > 0.5",
+        "gone is null",
+        "gone = 1",
+        "lang in ('de', 'fr') or n > 89",
+        "lang = 'xx'",
+    ):
         where = read_where(text, schema)
         assert where is not None
         true = float(passing(where, columns, rows).mean())
