@@ -392,6 +392,7 @@ def demo(
         terminal.print_compressed(console, certificate, details, out, out / "report.html")
         console.print()
         terminal.print_search(console, found)
+        console.print("\nall 166 methods, claimed beside measured, searched by this model:  tercile page", markup=False)
 
 
 @zoo.command("list", epilog="Example: tercile zoo list")

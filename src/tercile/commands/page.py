@@ -80,6 +80,22 @@ def restore(
         print(f"restored  {database.restore(file, settings.data / database.NAME)}")
 
 
+@app.command(epilog="Example: tercile page check")
+def check(config: Config = None, data: Data = None) -> None:
+    """Look over settings, database, evidence and search; exit status 1 if something is wrong."""
+    from tercile import terminal
+
+    with terminal.stopping():
+        settings = settings_of(config, data)
+        from tercile.page.checking import look_over
+
+        findings = look_over(settings)
+        for finding in findings:
+            print(f"{'ok' if finding.ok else 'wrong':6}{finding.what}: {finding.words}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
 def settings_of(config: Path | None, data: Path | None = None, **given: Any) -> Settings:
     """Settings of a command; a missing package is said with its mend."""
     try:
@@ -97,6 +113,8 @@ def _serve(config: Path | None, data: Path | None, host: str | None, port: int |
         import uvicorn
 
         from tercile.page import create_app
+        from tercile.page.observing import log_to_standard_error
 
+        log_to_standard_error()
         print(f"tercile page  {settings.address}  (Ctrl-C stops it)", flush=True)
-        uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning", access_log=False)
+        uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False)
