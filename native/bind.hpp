@@ -25,6 +25,7 @@ void bind_boosting(nb::module_& module);
 void bind_integer(nb::module_& module);
 void bind_trellis(nb::module_& module);
 void bind_hadamard(nb::module_& module);
+void bind_runtime(nb::module_& module);
 void bind_search(nb::module_& module);
 
 }  // namespace tercile

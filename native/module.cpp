@@ -24,5 +24,6 @@ NB_MODULE(_native, module) {
   tercile::bind_integer(module);
   tercile::bind_trellis(module);
   tercile::bind_hadamard(module);
+  tercile::bind_runtime(module);
   tercile::bind_search(module);
 }

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
 from tercile.quantization.blocks import as_matrix
-from tercile.quantization.grids import Trellis
 from tercile.quantization.hadamard import rotate, rotate_back
-from tercile.quantization.packing import unpack, words_shape
+from tercile.quantization.low_rank import LowRank
 from tercile.quantization.qtensor import QTensor
-from tercile.quantization.scheme import Ranges
+from tercile.quantization.runtime.branch import Branch
+from tercile.quantization.runtime.layout import Layout, layout_of
 
 Activations = Literal["float", "int8"]
-
-#: Rows that are decoded at a time where rows do not depend on each other.
-TILE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +26,9 @@ class PackedMatrix:
     ----------
     stored
         What it was made of. Its words are used where they are, also when they lie in a memory-mapped file.
-    activations
-        ``float`` multiplies activations as they are; ``int8`` rounds each row of them to eight bits first, with a scale
-        of its own.
+    activations, activation_scale
+        ``float`` multiplies activations as they are; ``int8`` rounds them to eight bits first, by a scale of their own
+        for each row, or by the given one.
 
     Examples
     --------
@@ -44,22 +42,58 @@ class PackedMatrix:
 
     stored: QTensor
     activations: Activations
-    ranges: Ranges
+    activation_scale: float | None
+    layout: Layout
+    branch: Branch | None
 
     @classmethod
-    def from_qtensor(cls, q: QTensor, activations: Activations = "float") -> PackedMatrix:
+    def from_qtensor(
+        cls,
+        q: QTensor,
+        activations: Activations = "float",
+        *,
+        activation_scale: float | None = None,
+        branch: LowRank | None = None,
+    ) -> PackedMatrix:
         """A stored tensor, seen as a matrix of (first axis, everything else).
+
+        Parameters
+        ----------
+        q
+            Of any scheme.
+        activations
+            With ``int8``, products are those of whole numbers. The values of a grid are then whole numbers too: those
+            of integers, signs, powers of two and four-bit floats are anyway, others are rounded to 1/127 of the
+            largest.
+        activation_scale
+            Of ``int8``: the step of all activations (static), which are held between -127 and 127 of them. None takes
+            the largest magnitude / 127 of each row (dynamic).
+        branch
+            A low-rank branch beside the matrix, which reads the same activations as they are: what is multiplied with
+            is the stored matrix plus ``branch.left @ branch.right``.
 
         Raises
         ------
         ValueError
-            If `activations` is no way to treat them, or the tensor is empty.
+            If `activations` is no way to treat them, a scale is not above 0 or given without ``int8``, the tensor is
+            empty, or the branch does not fit it.
+
+        Notes
+        -----
+        Copies nothing where codes are whole bits and scales are float16 or float32. Digits (ternary and the like) are
+        packed anew as whole bits, other scales and zero points become float32; `nbytes` counts both.
         """
         if activations not in get_args(Activations):
             raise ValueError(f"activations must be 'float' or 'int8', got {activations!r}")
+        if activation_scale is not None:
+            if activations != "int8":
+                raise ValueError("activation_scale is for activations='int8' alone; leave it out")
+            if not (math.isfinite(activation_scale) and activation_scale >= 1e-37):
+                raise ValueError(f"activation_scale must be a number above 0, got {activation_scale!r}")
         if 0 in as_matrix(q.shape):
             raise ValueError(f"a tensor of shape {q.shape} is empty; there is nothing to multiply with")
-        return cls(q, activations, q.ranges)
+        beside = None if branch is None else Branch.beside(branch, as_matrix(q.shape))
+        return cls(q, activations, activation_scale, layout_of(q), beside)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -68,8 +102,8 @@ class PackedMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: what is stored, and scales where the kernel wants them in another form."""
-        return self.stored.nbytes + self.ranges.scale.nbytes + self.ranges.offset.nbytes
+        """Bytes held: what is stored, and what the kernels want in another form."""
+        return self.stored.nbytes + self.layout.extra_bytes + (self.branch.nbytes if self.branch else 0)
 
     def matmul(self, x: np.ndarray) -> np.ndarray:
         """x times the transposed matrix, as a linear layer does it.
@@ -86,23 +120,30 @@ class PackedMatrix:
         Raises
         ------
         ValueError
-            If x has another number of columns or dimensions.
+            If x has another number of columns or dimensions, or the matrix is stored rotated and x is not finite.
+
+        Notes
+        -----
+        Up to four rows of x are multiplied with codes as they are read, which costs one pass over the stored bytes.
+        More rows share decoded panels of 16 or 32 rows. Threads: TERCILE_THREADS, else OMP_NUM_THREADS. A rotated
+        matrix costs a rotation of x, n log n a row.
         """
         x = np.ascontiguousarray(x, dtype=np.float32)
         rows, columns = self.shape
         if x.ndim != 2 or x.shape[1] != columns:
             raise ValueError(f"x must be (m, {columns}) for a matrix {self.shape}, got shape {x.shape}")
-        if self.stored.scheme.rotated:
-            x = rotate(x)
-        if self.activations == "int8":
-            x = _rounded(x)
         y = np.empty((len(x), rows), dtype=np.float32)
-        for first, last in self._tiles():
-            np.matmul(x, self._decode(first, last).T, out=y[:, first:last])
+        turned = rotate(x) if self.stored.scheme.rotated else x
+        if self.activations == "int8":
+            self.layout.native.multiply_rounded(turned, self.activation_scale or 0.0, y)
+        else:
+            self.layout.native.multiply(turned, False, y)
+        if self.branch is not None:
+            self.branch.add(x, y)
         return y
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Rows by number, as an embedding looks them up.
+        """Rows by number, as an embedding looks them up; a low-rank branch adds its own.
 
         Parameters
         ----------
@@ -119,6 +160,10 @@ class PackedMatrix:
             If ids are not whole numbers.
         ValueError
             If ids have not one dimension, or one is out of range.
+
+        Notes
+        -----
+        Decodes the rows that are asked for and, of a trellis, the codes of the up to 12 rows above each.
         """
         ids = np.asarray(ids)
         rows, columns = self.shape
@@ -130,48 +175,7 @@ class PackedMatrix:
             bad = ids[(ids < 0) | (ids >= rows)][0]
             raise ValueError(f"ids hold {bad}; the matrix has rows 0 to {rows - 1}")
         out = np.empty((len(ids), columns), dtype=np.float32)
-        for first, last in self._tiles():
-            asked = (first <= ids) & (ids < last)
-            if asked.any():
-                out[asked] = self._decode(first, last)[ids[asked] - first]
-        return rotate_back(out) if self.stored.scheme.rotated and len(ids) else out
-
-    def _tiles(self) -> list[tuple[int, int]]:
-        rows = self.shape[0]
-        pieces = -(-rows // TILE)
-        height = -(-rows // pieces)  # as a trellis cuts its strips
-        return [(first, min(first + height, rows)) for first in range(0, rows, height)]
-
-    def _decode(self, first: int, last: int) -> np.ndarray:
-        """Rows [first, last) of the matrix as it is stored: rotated, if the scheme rotates."""
-        (rows, columns), grid, blocks = self.shape, self.stored.scheme.grid, self.stored.scheme.blocks
-        if isinstance(grid, Trellis):
-            words = _cut(self.stored.words[0], grid.row_bits(rows).astype(np.int64) * columns, first, last)
-            words = words[:, : words_shape((last - first, columns), grid)[1]]
-            codes = unpack(words, columns, grid, last - first)
-        else:
-            codes = unpack(self.stored.words[first:last], columns, grid)
-        block = blocks.row_of(rows)[first:last]
-        of_column = blocks.column_of(columns)
-        values = grid.decode(codes) * self.ranges.scale[block][:, of_column]
-        if self.stored.scheme.asymmetric:
-            values += self.ranges.offset[block][:, of_column]
-        return values
-
-
-def _cut(words: np.ndarray, widths: np.ndarray, first: int, last: int) -> np.ndarray:
-    """The bits of rows [first, last) of a stream, moved to start a word of their own; (1, words)."""
-    start, stop = int(widths[:first].sum()), int(widths[:last].sum())
-    part = words[start // 32 : -(-stop // 32)].astype(np.uint64)
-    following = np.append(part[1:], np.uint64(0))
-    shifted = ((part | (following << np.uint64(32))) >> np.uint64(start % 32)) & np.uint64(0xFFFFFFFF)
-    cut = shifted[: -(-(stop - start) // 32)].astype(np.uint32)
-    if (stop - start) % 32:
-        cut[-1] &= np.uint32((1 << (stop - start) % 32) - 1)
-    return cut[None]
-
-
-def _rounded(x: np.ndarray) -> np.ndarray:
-    """Each row rounded to whole multiples of its largest magnitude / 127."""
-    scale = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
-    return np.where(scale > 0, np.round(x / np.where(scale > 0, scale, 1)) * scale, 0).astype(np.float32)
+        self.layout.native.rows(np.ascontiguousarray(ids, dtype=np.int64), out)
+        if self.stored.scheme.rotated and len(ids):
+            out = rotate_back(out)
+        return out if self.branch is None else out + self.branch.rows(ids)

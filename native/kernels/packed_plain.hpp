@@ -1,0 +1,125 @@
+// Products with stored matrices, written plainly: what defines the answers, and what runs where nothing faster does.
+#pragma once
+#include "../runtime/packed.hpp"
+#include "lanes.hpp"
+
+namespace tercile::TERCILE_TARGET {
+
+TERCILE_INLINE float scale_of(const PackedRows& w, std::size_t row, std::size_t block) {
+  const std::size_t at = row / w.tall * w.across + block;
+  if (w.scale) return w.scale[at];
+  // float16 by hand: the exponent moves by 112, subnormals are multiples of 2^-24.
+  const std::uint32_t half = w.half_scale[at], sign = (half & 0x8000u) << 16, rest = half & 0x7fffu;
+  std::uint32_t bits = rest >= 0x7c00u ? 0x7f800000u | (rest & 0x3ffu) << 13 : (rest << 13) + (112u << 23);
+  float value;
+  if (rest < 0x400u) {
+    value = static_cast<float>(rest) * 5.9604644775390625e-8f;
+    return sign ? -value : value;
+  }
+  bits |= sign;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+[[maybe_unused]] static void codes_plain(const PackedRows& w, std::size_t row, std::size_t first, std::size_t count, std::uint8_t* out) {
+  const std::uint8_t* from = w.words + row * w.row_bytes;
+  const std::size_t bits = static_cast<std::size_t>(w.bits);
+  const unsigned mask = (1u << bits) - 1u;
+  for (std::size_t c = 0; c < count; c += 8) {
+    std::uint64_t eight = 0;  // eight codes are as many bytes as a code has bits
+    const std::size_t start = (first + c) / 8 * bits;
+    for (std::size_t b = 0; b < bits && start + b < w.row_bytes; ++b)
+      eight |= static_cast<std::uint64_t>(from[start + b]) << (8 * b);
+    for (std::size_t i = 0; i < 8; ++i) out[c + i] = static_cast<std::uint8_t>(eight >> (bits * i) & mask);
+  }
+}
+
+[[maybe_unused]] static void values_plain(const PackedRows& w, const std::uint8_t* codes, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; ++i) out[i] = w.table[codes[i]];
+}
+
+[[maybe_unused]] static void arrange_plain(const float* x, std::size_t columns, float* out) {
+  for (std::size_t c = 0; c < columns; ++c) out[c] = x[c];
+  for (std::size_t c = columns; c < runs_of(columns) * kRun; ++c) out[c] = 0.0f;
+}
+
+[[maybe_unused]] static bool dot_floats_plain(const PackedRows&, std::size_t, std::size_t, const FloatRows&, float*, float*, std::size_t) {
+  return false;
+}
+
+// Block by block: the sum of whole products, then its scale.
+[[maybe_unused]] static bool dot_wholes_plain(const PackedRows& w, std::size_t first, std::size_t last, const WholeRows& x, float*,
+                             float* y, std::size_t y_step) {
+  for (std::size_t r = first; r < last; ++r)
+    for (std::size_t t = 0; t < x.m; ++t) {
+      float total = 0.0f, offsets = 0.0f;
+      const std::int8_t* xs = x.x + t * x.step;
+      std::uint8_t run[kRun];
+      std::int32_t sum = 0;
+      for (std::size_t c = 0, block = 0; c < w.columns; ++c) {
+        if (c % kRun == 0) codes_plain(w, r, c, kRun, run);
+        const int code = run[c % kRun];
+        sum += ((w.whole ? w.whole[code] : code) - w.base) * xs[c];
+        if (c + 1 == w.columns || (c + 1) % w.wide == 0) {
+          total += static_cast<float>(sum) * scale_of(w, r, block);
+          if (w.offset) offsets += w.offset[r / w.tall * w.across + block] * x.sums[t * w.across + block];
+          sum = 0;
+          ++block;
+        }
+      }
+      y[t * y_step + r] = total * w.unit * x.scale[t] + offsets;
+    }
+  return true;
+}
+
+[[maybe_unused]] static float dot_lanes(const float* a, const float* b, std::size_t n) {
+  Lanes sum{};
+  std::size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) sum += load(a + i) * load(b + i);
+  float total = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) total += sum[lane];
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
+[[maybe_unused]] static float round_row(const float* x, std::size_t columns, float scale, std::int8_t* out) {
+  float largest = 0.0f;
+  int strange = 0;
+#pragma omp simd reduction(max : largest) reduction(| : strange)
+  for (std::size_t c = 0; c < columns; ++c) {
+    const float size = __builtin_fabsf(x[c]);
+    strange |= !(size <= 3.402823466e38f);
+    largest = largest > size ? largest : size;
+  }
+  if (scale == 0.0f) scale = largest / 127.0f;
+  // Below float32's normal numbers 1 / scale may overflow: such rows are taken for zeros.
+  const float inverse = scale >= 1e-37f ? 1.0f / scale : 0.0f;
+#pragma omp simd
+  for (std::size_t c = 0; c < columns; ++c) {
+    float value = x[c] * inverse;
+    value = value < 127.0f ? (value > -127.0f ? value : -127.0f) : 127.0f;
+    // Adding and taking away 1.5 * 2^23 leaves the nearest whole number, halves to even.
+    out[c] = static_cast<std::int8_t>(static_cast<std::int32_t>((value + 12582912.0f) - 12582912.0f));
+  }
+  return strange ? __builtin_nanf("") : inverse == 0.0f ? 0.0f : scale;  // NaN and infinity show in the product
+}
+
+[[maybe_unused]] static void shift_in_plain(const std::uint8_t* words, std::size_t bytes, std::size_t at, int bits, std::size_t columns,
+                           std::uint16_t mask, std::uint16_t* state) {
+  for (std::size_t c = 0; c < columns; ++c, at += static_cast<std::size_t>(bits)) {
+    unsigned two = words[at / 8];
+    if (at / 8 + 1 < bytes) two |= static_cast<unsigned>(words[at / 8 + 1]) << 8;
+    const unsigned code = two >> (at % 8) & ((1u << bits) - 1u);
+    state[c] = static_cast<std::uint16_t>(((static_cast<unsigned>(state[c]) << bits) | code) & mask);
+  }
+}
+
+[[maybe_unused]] static void look_up_floats_plain(const std::uint16_t* state, std::size_t n, const float* table, float* out) {
+  for (std::size_t c = 0; c < n; ++c) out[c] = table[state[c]];
+}
+
+[[maybe_unused]] static void look_up_bytes_plain(const std::uint16_t* state, std::size_t n, const std::uint8_t* table, std::uint8_t* out) {
+  for (std::size_t c = 0; c < n; ++c) out[c] = table[state[c]];
+}
+
+}  // namespace tercile::TERCILE_TARGET

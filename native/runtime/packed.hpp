@@ -1,0 +1,107 @@
+// What kernels know of a stored matrix and of what it is multiplied with, and the table of kernels that multiply.
+//
+// The rule of kernels.hpp holds here too: raw pointers and scalars, no standard-library template under native/kernels/.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace tercile {
+
+// Codes are handled in runs of 64: eight whole bytes for each bit of width, wherever a row starts.
+constexpr std::size_t kRun = 64;
+
+inline std::size_t runs_of(std::size_t columns) { return (columns + kRun - 1) / kRun; }
+
+// A matrix of codes of one width, row by row; block (r / tall, c / wide) has a scale, and an offset if there are any:
+//     value = scale * table[code] + offset.
+struct PackedRows {
+  const std::uint8_t* words;
+  std::size_t row_bytes;
+  std::size_t rows, columns;
+  int bits;
+  const float* table;         // 256 values
+  const std::uint8_t* whole;  // table[code] is close to unit * (whole[code] - base); null where the code itself is whole
+  int base;
+  float unit;
+  bool linear;                // table[code] = code - base
+  const float* scale;         // one of the two, (block rows, across)
+  const std::uint16_t* half_scale;
+  const float* offset;        // or null
+  std::size_t tall, wide, across;
+  // Where blocks are of 4 n columns but not of 64 n: which block each quarter of a run's 16 quads is in, counted from the
+  // block in which the run starts; (runs, 16). Else null.
+  const std::int32_t* quad_block;
+};
+
+// Rows of activations for products with codes as they are stored.
+struct FloatRows {
+  const float* x;      // (m, step), zeros behind the columns, each run in the order that `arrange` gives it
+  std::size_t m, step;
+  const float* sums;   // (m, across): sum over each block's columns; null without offsets
+};
+
+// Rows of activations rounded to eight bits.
+struct WholeRows {
+  const std::int8_t* x;       // (m, step), zeros behind the columns
+  std::size_t m, step;
+  const float* scale;         // (m,)
+  const std::int32_t* start;  // (m, parts, 16): -base * sum of each quad of x, over the runs of a part
+  std::size_t parts;          // blocks where they are of whole runs, else runs
+  const float* sums;          // as above, times the scale
+};
+
+struct PackedKernels {
+  const char* name;
+
+  // Codes of a row from `first`, a multiple of 64, on: writes `count` of them and up to 63 more.
+  void (*codes)(const PackedRows& w, std::size_t row, std::size_t first, std::size_t count, std::uint8_t* out);
+
+  // out[i] = table[codes[i]].
+  void (*values)(const PackedRows& w, const std::uint8_t* codes, std::size_t count, float* out);
+
+  // A row of floats as dot_floats wants it: padded to whole runs, and in each run in an order of its own.
+  void (*arrange)(const float* x, std::size_t columns, float* out);
+
+  // y[t * y_step + r] = product of activation t with row r, for rows [first, last). False where blocks do not suit.
+  // space: 4 * (across + 16) floats.
+  bool (*dot_floats)(const PackedRows& w, std::size_t first, std::size_t last, const FloatRows& x, float* space, float* y,
+                     std::size_t y_step);
+  bool (*dot_wholes)(const PackedRows& w, std::size_t first, std::size_t last, const WholeRows& x, float* space, float* y,
+                     std::size_t y_step);
+
+  // Sum of products.
+  float (*dot)(const float* a, const float* b, std::size_t n);
+
+  // x / scale rounded to -127 ... 127; scale is the largest magnitude / 127 if it is given as 0. Returns it.
+  float (*round_row)(const float* x, std::size_t columns, float scale, std::int8_t* out);
+
+  // Dense products. A panel holds `panel_rows` rows of a matrix side by side: (columns, panel_rows) floats, or
+  // (columns / 4, panel_rows, 4) bytes.
+  std::size_t panel_rows;
+  void (*panel_floats)(const float* rows, std::size_t step, std::size_t columns, float* panel);
+  // y[t][r] (+)= sum over c of x[t][c] * panel[c][r], t < m.
+  void (*multiply_floats)(const float* x, std::size_t x_step, std::size_t m, const float* panel, std::size_t columns,
+                          bool add, float* y, std::size_t y_step);
+  // Null where there is no instruction for it. columns is a multiple of 64.
+  void (*panel_bytes)(const std::uint8_t* rows, std::size_t step, std::size_t columns, std::uint8_t* panel);
+  // y[t][r] += scale[r] * (start[t * start_step] + sum over c of panel[c][r] * x[t][c]), the sum in whole numbers;
+  // columns is a multiple of 4.
+  void (*multiply_bytes)(const std::int8_t* x, std::size_t x_step, std::size_t m, const std::uint8_t* panel,
+                         std::size_t columns, const std::int32_t* start, std::size_t start_step, const float* scale,
+                         float* y, std::size_t y_step);
+
+  // One row of a trellis: state[c] = (state[c] << bits | code c) & mask, codes from bit `at` of the words on.
+  void (*shift_in)(const std::uint8_t* words, std::size_t bytes, std::size_t at, int bits, std::size_t columns,
+                   std::uint16_t mask, std::uint16_t* state);
+  void (*look_up_floats)(const std::uint16_t* state, std::size_t n, const float* table, float* out);
+  // table has three bytes of padding.
+  void (*look_up_bytes)(const std::uint16_t* state, std::size_t n, const std::uint8_t* table, std::uint8_t* out);
+};
+
+extern const PackedKernels packed_kernels_plain;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const PackedKernels packed_kernels_avx2;
+extern const PackedKernels packed_kernels_avx512;
+#endif
+
+}  // namespace tercile
