@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,5 +117,7 @@ def _serve(config: Path | None, data: Path | None, host: str | None, port: int |
         from tercile.page.observing import log_to_standard_error
 
         log_to_standard_error()
+        # Embedding takes Python's lock a hundred times a batch; by default each time may wait 5 ms for it.
+        sys.setswitchinterval(0.0002)
         print(f"tercile page  {settings.address}  (Ctrl-C stops it)", flush=True)
         uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False)

@@ -44,6 +44,19 @@ class Methods:
         return found
 
     @cached_property
+    def measured(self) -> dict[str, str]:
+        """What the first check measured, in a few words, by short name."""
+        return {entry.paper.slug: entry.measured for entry in self.entries}
+
+    @cached_property
+    def houses(self) -> list[tuple[str, list[str]]]:
+        """Rooms by the room that they stand in."""
+        found: dict[str, list[str]] = {}
+        for room in self.rooms:
+            found.setdefault(room.split(".")[0], []).append(room)
+        return list(found.items())
+
+    @cached_property
     def verdicts(self) -> dict[str, int]:
         """How many methods have each verdict, `not yet` included."""
         return count(self.entries)

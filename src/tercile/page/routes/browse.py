@@ -75,19 +75,16 @@ async def browse(request: Request, asked: Annotated[Asked, Depends(asked)]) -> H
     """All methods, or what a search finds."""
     page = page_of(request)
     methods = page.shelf.now()
-    tops: dict[str, list[str]] = {}
-    for room in methods.rooms:
-        tops.setdefault(room.split(".")[0], []).append(room)
-    documents = page.search.collection.documents
-    imported = sum(document.verdict == IMPORTED for document in documents)
+    collection = page.search.collection
+    imported = len(collection.documents) - len(methods.entries)
     return page.render.html(
         request,
         "browse.html.j2",
         here="/",
         methods=methods,
         measured=len(methods.entries) - methods.verdicts["not yet"],
-        tops=list(tops.items()),
-        years=sorted({document.year for document in documents if document.year}),
+        tops=methods.houses,
+        years=collection.years,
         verdicts=methods.verdicts | ({IMPORTED: imported} if imported else {}),
         **await results_of(page, asked),
     )
@@ -109,11 +106,8 @@ async def results_of(page: Page, asked: Asked) -> dict[str, Any]:
     total = len(hits)
     at = min(asked.page, max(1, -(-total // TOGETHER)))
     first, last = (at - 1) * TOGETHER, min(at * TOGETHER, total)
-    by_slug = page.shelf.now().by_slug
-    shown = []
-    for hit in hits[first:last]:
-        entry = by_slug.get(hit.document.key)
-        shown.append((hit.document, entry.measured if entry else ""))
+    measured = page.shelf.now().measured
+    shown = [(hit.document, measured.get(hit.document.key, "")) for hit in hits[first:last]]
     return {
         "asked": asked,
         "shown": shown,

@@ -60,6 +60,11 @@ class Collection:
         """Rooms of the documents, in order."""
         return sorted({document.room for document in self.documents if document.room})
 
+    @cached_property
+    def years(self) -> list[int]:
+        """Years of the documents, in order."""
+        return sorted({document.year for document in self.documents if document.year is not None})
+
     @property
     def without_vectors(self) -> list[Document]:
         """Documents that have yet to be embedded."""
