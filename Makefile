@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core nanobind ninja cmake pathspec
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[torch,zoo,formats,tables,trees,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[torch,zoo,formats,tables,trees,page,dev]"
 	touch $@
 
 # Compiles native/ again into the environment, and writes down the types of what it offers.

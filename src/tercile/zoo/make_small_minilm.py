@@ -35,7 +35,8 @@ def card(certificate: dict[str, Any], original: dict[str, Any]) -> dict[str, Any
         The card of the model that it was made from.
     """
     return {
-        "summary": "all-MiniLM-L6-v2 as `tercile compress minilm --max-loss 0.02` leaves it; the page searches with it.",
+        "summary": "all-MiniLM-L6-v2 as `tercile compress minilm --max-loss 0.02` leaves it; "
+        "the page searches with it.",
         "task": "embedding",
         "licence": original["licence"],
         "made_from": "minilm",
