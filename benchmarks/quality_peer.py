@@ -102,7 +102,10 @@ def gptqmodel(model, tokenizer, texts, bits):
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        config = QuantizeConfig(bits=bits, group_size=GROUP, sym=False, device="cpu", offload_to_disk=False)
+        # Its first format keeps zero points less one, which a layer in memory does not add again when asked for its weight.
+        config = QuantizeConfig(
+            bits=bits, group_size=GROUP, sym=False, device="cpu", offload_to_disk=False, format="gptq_v2"
+        )
         made = GPTQModel.load(folder, config)
         made.quantize([tokenizer(text, truncation=True, max_length=384)["input_ids"] for text in texts], batch_size=4)
         modules = dict(made.model.named_modules())
