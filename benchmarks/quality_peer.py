@@ -102,7 +102,7 @@ def gptqmodel(model, tokenizer, texts, bits):
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        # Its first format keeps zero points less one, which a layer in memory does not add again when asked for its weight.
+        # Its first format keeps zero points less one, and a layer in memory does not add it when asked for its weight.
         config = QuantizeConfig(
             bits=bits, group_size=GROUP, sym=False, device="cpu", offload_to_disk=False, format="gptq_v2"
         )

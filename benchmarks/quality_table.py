@@ -28,9 +28,9 @@ STEPS_IN_WORDS = """
   descent** then looks at every weight again. Both see the inputs of the original model.
 - **In sequence**: a layer reads what the stored layers before it give, and is asked for the outputs that the original
   gave. `tercile.quantization.block_solving.solve_blocks`.
-- **Trellis codes**: the bits of a code are pushed into a register of 12 bits whose content picks the value, so that a weight
-  of two bits has 4,096 values at hand. Weights are rotated first, which makes them look normal and needs no groups; any
-  number of bits in steps of an eighth. `trellis4.25-channel-rot` among the [schemes](schemes.md).
+- **Trellis codes**: the bits of a code are pushed into a register of 12 bits whose content picks the value, so that a
+  weight of two bits has 4,096 values at hand. Weights are rotated first, which makes them look normal and needs no
+  groups; any number of bits in steps of an eighth. `trellis4.25-channel-rot` among the [schemes](schemes.md).
 - **Block reconstruction** trains codes, scales, minima, gains and biases of one block at a time to give the block's old
   outputs; `tercile.quantization.training.reconstruct`.
 - **Distilled as a whole**: the same parameters of all blocks together, towards the model's own answers and what its
