@@ -137,7 +137,7 @@ def statements(text: str) -> list[str]:
     ['CREATE TABLE a (b);', '-- note;\\nCREATE TABLE c (d);']
     """
     found, begun = [], ""
-    for part in text.split(";"):
+    for part in text.split(";")[:-1]:  # after the last semicolon there is nothing but white space
         begun += part + ";"
         if sqlite3.complete_statement(begun):
             found.append(begun.strip())

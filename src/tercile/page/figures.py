@@ -1,24 +1,31 @@
-"""The page's own pictures: each check's numbers against its limit, coloured by the style sheet."""
+"""The page's own pictures: each check's numbers against its limit, and the state of the whole; coloured by the style
+sheet."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from tercile.drawing import Scale, chart, element, line
-from tercile.page.rendering import number, spoken
+from tercile.page.naming import formula, spoken
+from tercile.page.rendering import number
 from tercile.papers.evidence import Evidence
 from tercile.papers.expression import Expression
 from tercile.papers.verdict import CheckResult
 
-WIDTH, HEIGHT = 250.0, 34.0
+#: Of a check's picture: its width, the height of a seed's lane, and what is free above and below.
+WIDTH, LANE, MARGIN = 250.0, 15.0, 4.0
 #: Numbers that differ by more than this factor are drawn by powers of ten.
 FAR = 30.0
+#: How tall a method's bar is in the skyline, by its verdict: shape tells what colour does.
+TALL = {"holds": 1.0, "partly": 0.6, "not here": 0.34, "not yet": 0.1}
 
 
 def check_strip(result: CheckResult, evidence: Evidence) -> Markup:
-    """One check on a line: a dot a seed, what it is compared with as rings, the limit, and the side that passes shaded.
+    """One check, a lane a seed: a dot for what was measured, rings for what it is compared with, the limit as a stroke,
+    and the side that passes shaded.
 
     Parameters
     ----------
@@ -32,36 +39,42 @@ def check_strip(result: CheckResult, evidence: Evidence) -> Markup:
     Markup
         One ``<svg>``, with everything that it shows in its label.
     """
-    check = result.check
+    check, at_most = result.check, result.check.at_most is not None
     names = sorted(name for name in Expression(check.text).names if name != check.quantity)
-    others = [(name, value) for name in names for value in evidence.measured[name].values]
     values = [*result.values, *result.limits]
     # What the limit is made of may lie far off, such as a count that is divided; it is left out then.
     low, high = min(values), max(values)
     reach = 2 * ((high - low) or abs(high) or 1.0)
-    others = [(name, value) for name, value in others if low - reach <= value <= high + reach]
-    values += [value for _, value in others]
-    x = _scale(min(values), max(values))
-    middle = HEIGHT / 2
-    strictest = min(result.limits) if check.at_most is not None else max(result.limits)
-    start, end = (x.start, x(strictest)) if check.at_most is not None else (x(strictest), x.end)
-    parts = [
-        element("rect", x=start, y=6.0, width=max(end - start, 0.0), height=HEIGHT - 12, css="allowed"),
-        line(x.start, middle, x.end, middle, "hair"),
+    compared = {name: evidence.measured[name].values for name in names}
+    others = [
+        [(name, row[seed]) for name, row in compared.items() if low - reach <= row[seed] <= high + reach]
+        for seed in range(len(result.values))
     ]
-    for name, value in others:
-        tip = element("title", f"{spoken(name)}: {number(value)}")
-        parts.append(element("circle", tip, cx=x(value), cy=middle, r=4.0, css="other"))
-    for limit in sorted(set(result.limits)):
-        parts.append(line(x(limit), 4.0, x(limit), HEIGHT - 4, "limit"))
-    for value, passed in zip(result.values, result.passed):
-        css = "dot passes" if passed else "dot fails"
-        parts.append(element("circle", element("title", number(value)), cx=x(value), cy=middle, r=5.0, css=css))
+    values += [other for seed in others for _, other in seed]
+    x = _scale(min(values), max(values))
+    parts = []
+    for seed, (value, limit, passed) in enumerate(zip(result.values, result.limits, result.passed)):
+        top = MARGIN + seed * LANE
+        middle, at = top + LANE / 2, x(limit)
+        start, end = (x.start, at) if at_most else (at, x.end)
+        parts.append(element("rect", x=start, y=top, width=max(end - start, 0.0), height=LANE, css="allowed"))
+        parts.append(line(x.start, middle, x.end, middle, "hair"))
+        for name, other in others[seed]:
+            tip = element("title", f"{spoken(name)}: {number(other)}")
+            parts.append(element("circle", tip, cx=x(other), cy=middle, r=4.0, css="other"))
+        parts.append(line(at, top, at, top + LANE, "limit"))
+        tip = element("title", f"{number(value)}, {'passes' if passed else 'fails'}")
+        if passed:
+            parts.append(element("circle", tip, cx=x(value), cy=middle, r=4.6, css="dot passes"))
+        else:
+            cross = f"M{x(value) - 4:.1f} {middle - 4:.1f}l8 8m0 -8l-8 8"
+            parts.append(element("path", tip, d=cross, css="cross"))
+    limits = ", ".join(dict.fromkeys(map(number, result.limits)))
     said = (
-        f"{spoken(check.quantity)} by seed: {', '.join(map(number, result.values))}; limit "
-        f"{'at most' if check.at_most is not None else 'at least'} {', '.join(sorted(set(map(number, result.limits))))}"
+        f"{spoken(check.quantity)} by seed: {', '.join(map(number, result.values))}; "
+        f"limit {'at most' if at_most else 'at least'} {limits}"
     )
-    return chart(WIDTH, HEIGHT, said, parts)
+    return chart(WIDTH, 2 * MARGIN + len(result.values) * LANE, said, parts)
 
 
 def _scale(low: float, high: float) -> Scale:
@@ -75,14 +88,45 @@ def _scale(low: float, high: float) -> Scale:
     return Scale(low - room, high + room, start, end)
 
 
-def condition(result: CheckResult) -> str:
-    """A check in words.
+def condition(result: CheckResult) -> tuple[str, str]:
+    """A check in words: what is measured, and what it has to be.
 
     >>> from tercile.papers import Check
     >>> check = Check("top_error", at_most="0.9 * min(minmax_error, 2)")
     >>> condition(CheckResult(check, (1.0,), (1.0,), (True,)))
-    'top error at most 0.9 × min(minmax error, 2)'
+    ('top error', 'at most 0.9 × least of (min-max error, 2)')
     """
     check = result.check
-    sense = "at most" if check.at_most is not None else "at least"
-    return f"{spoken(check.quantity)} {sense} {spoken(check.text).replace('*', '×').replace('-', '−')}"
+    return spoken(check.quantity), f"{'at most' if check.at_most is not None else 'at least'} {formula(check.text)}"
+
+
+def skyline(rooms: Sequence[Sequence[str]]) -> Markup:
+    """Every method as a bar, the taller the better it held; rooms stand apart.
+
+    Parameters
+    ----------
+    rooms
+        Verdicts of the methods of each room.
+
+    Returns
+    -------
+    Markup
+        One ``<svg>`` that is stretched to its place; decoration, so nothing in it is said.
+
+    >>> print(skyline([["holds"], ["not yet"]]))
+    <svg viewBox="0 0 3 10" preserveAspectRatio="none" aria-hidden="true" class="skyline"><path d="M0 10v-10h.8v10z" \
+class="holds"/><path d="M2 10v-1h.8v1z" class="not-yet"/></svg>
+    """
+    bars: dict[str, list[str]] = {verdict: [] for verdict in TALL}
+    at = 0
+    for verdicts in rooms:
+        for verdict in verdicts:
+            tall = f"{10 * TALL[verdict]:g}"
+            bars[verdict].append(f"M{at} 10v-{tall}h.8v{tall}z")
+            at += 1
+        at += 1
+    drawn = [element("path", d="".join(d), css=verdict.replace(" ", "-")) for verdict, d in bars.items() if d]
+    return element(
+        "svg", Markup("").join(drawn),
+        viewBox=f"0 0 {max(at - 1, 1)} 10", preserveAspectRatio="none", aria_hidden="true", css="skyline",
+    )  # fmt: skip

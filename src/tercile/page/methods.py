@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from markupsafe import Markup
+
+from tercile.page.figures import skyline
 from tercile.papers import Entry, list_papers
 from tercile.papers.listing import STATES
 
@@ -44,9 +47,14 @@ class Methods:
         return found
 
     @cached_property
-    def measured(self) -> dict[str, str]:
-        """What the first check measured, in a few words, by short name."""
-        return {entry.paper.slug: entry.measured for entry in self.entries}
+    def checked(self) -> dict[str, str]:
+        """How many checks pass, in a few words, by short name."""
+        return {entry.paper.slug: checks_in_words(entry) for entry in self.entries}
+
+    @cached_property
+    def skyline(self) -> Markup:
+        """Every method as a bar, room by room: a picture of the state of the whole."""
+        return skyline([[entry.verdict for entry in entries] for entries in self.rooms.values()])
 
     @cached_property
     def houses(self) -> list[tuple[str, list[str]]]:
@@ -65,6 +73,17 @@ class Methods:
     def years(self) -> tuple[int, ...]:
         """Years that are known, oldest first."""
         return tuple(sorted({year for entry in self.entries if (year := year_of(entry)) is not None}))
+
+
+def checks_in_words(entry: Entry) -> str:
+    """How many checks of a method pass; empty where none was measured."""
+    if entry.evidence is None or not entry.evidence.measured:
+        return ""
+    results = entry.evidence.judge().checks
+    passed = sum(result.holds for result in results)
+    if passed < len(results):
+        return f"{passed or 'none'} of {len(results)} checks pass{'' if passed > 1 else 'es'}"
+    return "its one check passes" if passed == 1 else f"all {passed} checks pass"
 
 
 def count(entries: tuple[Entry, ...] | list[Entry]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 
 from tercile import wording
+from tercile.page.naming import VERDICTS, room_words, spoken
 from tercile.page.settings import Settings
 
 THEMES = ("light", "dark")
@@ -41,9 +42,9 @@ class Renderer:
         )
         self.environment.filters.update(
             size=wording.size, loss=wording.loss, bound=wording.bound, plain=wording.plain, percent=wording.percent,
-            number=number, spoken=spoken,
+            times=wording.times, number=number, spoken=spoken, room=room_words,
         )  # fmt: skip
-        self.environment.globals.update(static=static, navigation=navigation, settings=settings)
+        self.environment.globals.update(static=static, navigation=navigation, settings=settings, meanings=VERDICTS)
 
     def text(self, name: str, **context: Any) -> str:
         """A template filled in, as text: for mail, feeds and parts of pages."""
@@ -82,12 +83,3 @@ def number(value: float) -> str:
     else:
         text = f"{value:.4g}"
     return f"−{text[1:]}" if text.startswith("-") else text
-
-
-def spoken(name: str) -> str:
-    """The name of a quantity in words.
-
-    >>> spoken("kl_4bit")
-    'kl 4bit'
-    """
-    return name.replace("_", " ")

@@ -106,8 +106,8 @@ async def results_of(page: Page, asked: Asked) -> dict[str, Any]:
     total = len(hits)
     at = min(asked.page, max(1, -(-total // TOGETHER)))
     first, last = (at - 1) * TOGETHER, min(at * TOGETHER, total)
-    measured = page.shelf.now().measured
-    shown = [(hit.document, measured.get(hit.document.key, "")) for hit in hits[first:last]]
+    checked = page.shelf.now().checked
+    shown = [(hit.document, checked.get(hit.document.key, "")) for hit in hits[first:last]]
     return {
         "asked": asked,
         "shown": shown,

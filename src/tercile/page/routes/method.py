@@ -26,7 +26,7 @@ async def method(request: Request, slug: str) -> HTMLResponse:
     checks = []
     if evidence and evidence.measured:
         for result in evidence.judge().checks:
-            checks.append((result, condition(result), check_strip(result, evidence)))
+            checks.append((result, *condition(result), check_strip(result, evidence)))
     path = experiment_path(slug)
     where = page.settings.repository
     commit = evidence.commit if evidence and evidence.commit else None
@@ -39,7 +39,7 @@ async def method(request: Request, slug: str) -> HTMLResponse:
         year=year_of(entry),
         source=source_address(evidence.source if evidence else entry.paper.source),
         checks=checks,
-        passed=sum(result.holds for result, _, _ in checks),
+        passed=sum(result.holds for result, *_ in checks),
         spread=spread,
         path=path,
         link=where.format(path=path, commit=commit or "main") if where and path else None,

@@ -37,7 +37,7 @@ def run_chart(run: Run, runs: Sequence[Run], *, narrow: bool = False) -> Markup:
     losses = [
         value for one in runs for rung in one.ladder for value in (rung.predicted, rung.risk, rung.bound) if value
     ]
-    x = Scale(min(sizes) * 0.96, max(sizes) * 1.02, left, right)
+    x = Scale(min(sizes) * 0.96, max(sizes) * 1.03, left, right, log=True)
     y = Scale(min(losses) / 1.3, max([*losses, *(one.max_loss for one in runs)]) * 1.3, bottom, top, log=True)
     allowed = y(run.max_loss)
     parts = [element("rect", x=left, y=allowed, width=right - left, height=bottom - allowed, css="allowed")]
@@ -52,7 +52,9 @@ def run_chart(run: Run, runs: Sequence[Run], *, narrow: bool = False) -> Markup:
     parts.append(line(left, bottom, right, bottom, "axis"))
     parts.append(element("text", "size of the weights, MB", x=right, y=height - 6, css="end"))
     parts.append(element("text", "loss", x=left - 8, y=16.0, css="end"))
-    parts.append(path([(x(r.nbytes), y(r.predicted)) for r in run.ladder if r.predicted], "expected"))
+    expected = [(x(rung.nbytes), y(rung.predicted)) for rung in run.ladder if rung.predicted]
+    parts.append(path(expected, "expected"))
+    parts += [element("circle", cx=across, cy=down, r=1.8, css="rung") for across, down in expected]
     parts.append(line(left, allowed, right, allowed, "limit"))
     parts.append(element("text", f"allowed: {plain(run.max_loss)}", x=right, y=allowed - 8, css="limit-word end"))
     for rung in run.tested:
@@ -62,12 +64,12 @@ def run_chart(run: Run, runs: Sequence[Run], *, narrow: bool = False) -> Markup:
     parts.append(line(at, top - 8, at, bottom, "yours"))
     far = at > (left + right) / 2
     told = {"x": at + (-8 if far else 8), "y": top - 12, "css": f"strong{' end' if far else ''}"}
-    parts.append(element("text", f"smallest that passed: {size(chosen.nbytes)}", **told))
+    parts.append(element("text", "the smallest that passed", **told))
     parts.append(element("circle", cx=at, cy=y(chosen.risk or y.low), r=9.0, css="ringed"))
     passed = sum(bool(rung.certified) for rung in run.tested)
     said = (
         f"Chart of {len(run.ladder)} candidates by size and loss. At most {plain(run.max_loss)} is allowed. "
-        f"{passed} of {len(run.tested)} tested candidates passed; the smallest of them takes {size(chosen.nbytes)}."
+        f"{passed} of {len(run.tested)} tested candidates passed; the smallest of them takes {size(run.after)}."
     )
     return chart(width, height, said, parts)
 

@@ -19,7 +19,7 @@ from typing import Literal
 from tercile.page.trial.runs import Run, Rung
 
 #: What can be compressed live, with how long that takes on two quiet cores.
-MODELS = {"digits-cnn": "a digit classifier, some 20 seconds", "minilm": "all-MiniLM-L6-v2, some 4 minutes"}
+MODELS = {"digits-cnn": "a digit classifier, some 20 s", "minilm": "sentence encoder, some 4 min"}
 LOSSES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 #: Longest line that the child may write.
 LINE = 1_000_000
