@@ -29,13 +29,24 @@ BASELINE = (
     "across devices: the same steps, each simulated device with its own keys alone"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
-    "quick": {"texts": 6000, "pairs": 2000, "held out": 600, "passes": 6, "codewords": 32, "faiss": 0},
+    "quick": {
+        "texts": 3000,
+        "pairs": 1500,
+        "held out": 500,
+        "passes": 4,
+        "codewords": 32,
+        "learnt from": 3000,
+        "rounds": 3,
+        "faiss": 0,
+    },
     "full": {
         "texts": 104_000,
         "pairs": 37_000,
-        "held out": 3000,
-        "passes": 6,
+        "held out": 2000,
+        "passes": 5,
         "codewords": 256,
+        "learnt from": 20_000,
+        "rounds": 15,
         "faiss": 1,
         "seeds": "held-out queries, starts",
     },
@@ -43,15 +54,12 @@ SIZES: dict[str, dict[str, int | float | str]] = {
 SEEDS = (0, 1)
 BYTES = (8, 16)
 FIRST = (10, 100)
-#: Vectors that the codes that keep vectors learn from, and the rounds of their rotation.
-LEARNT_FROM, ROUNDS = 20_000, 15
 
 RULE = (
     *(
         Check(
             f"frozen_recall{first}_{size}bytes",
-            at_least=f"1.03 * max(pq_recall{first}_{size}bytes, opq_recall{first}_{size}bytes, "
-            f"faiss_pq_recall{first}_{size}bytes, faiss_opq_recall{first}_{size}bytes)",
+            at_least=f"1.03 * best_kept_recall{first}_{size}bytes",
             quick=False,
         )
         for size in BYTES
@@ -60,7 +68,7 @@ RULE = (
     *(
         Check(
             f"recall{first}_{size}bytes",
-            at_least=f"1.03 * max(mapped_pq_recall{first}_{size}bytes, mapped_opq_recall{first}_{size}bytes)",
+            at_least=f"1.03 * best_mapped_recall{first}_{size}bytes",
             quick=False,
         )
         for size in BYTES
@@ -80,8 +88,8 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
     texts, queries, answers, held = chosen(given, seed)
     asked, truth = queries[:held], answers[:held]
     pairs = queries[held:], texts[answers[held:]]
-    learnt_from = texts[np.random.default_rng(seed).permutation(len(texts))[:LEARNT_FROM]]
-    passes, codewords = given["passes"], given["codewords"]
+    learnt_from = texts[np.random.default_rng(seed).permutation(len(texts))[: given["learnt from"]]]
+    passes, codewords, rounds = given["passes"], given["codewords"], given["rounds"]
     measured = recalls("float", asked, texts, truth)
     turned = maps(*pairs, passes, seed)
     mapped_asked, mapped_texts, mapped_from = asked @ turned[0], texts @ turned[1], learnt_from @ turned[1]
@@ -93,8 +101,8 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
             found = recalls(f"{name}", quantizer._asked(asked), stored, truth)
             return {f"{key}_{pieces}bytes": value for key, value in found.items()}
 
-        plain = ProductQuantizer(pieces, codewords, iterations=ROUNDS, seed=seed).fit(learnt_from)
-        rotated = OptimizedProductQuantizer(pieces, codewords, rounds=ROUNDS, iterations=ROUNDS, seed=seed)
+        plain = ProductQuantizer(pieces, codewords, iterations=rounds, seed=seed).fit(learnt_from)
+        rotated = OptimizedProductQuantizer(pieces, codewords, rounds=rounds, iterations=rounds, seed=seed)
         rotated.fit(learnt_from)
         measured |= kept("pq", plain) | kept("opq", rotated)
         options = {"epochs": passes, "seed": seed}
@@ -106,10 +114,10 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
             alone = MatchingOrientedQuantizer(pieces, codewords, shared=False, **options).fit(*pairs, rotated)
             measured |= kept("unshared", alone)
         for name, fitted in (
-            ("mapped_pq", ProductQuantizer(pieces, codewords, iterations=ROUNDS, seed=seed)),
+            ("mapped_pq", ProductQuantizer(pieces, codewords, iterations=rounds, seed=seed)),
             (
                 "mapped_opq",
-                OptimizedProductQuantizer(pieces, codewords, rounds=ROUNDS, iterations=ROUNDS, seed=seed),
+                OptimizedProductQuantizer(pieces, codewords, rounds=rounds, iterations=rounds, seed=seed),
             ),
         ):
             stored = fitted.fit(mapped_from).decode(fitted.encode(mapped_texts))
@@ -119,7 +127,19 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
             for name, spelling in (("faiss_pq", f"PQ{pieces}"), ("faiss_opq", f"OPQ{pieces},PQ{pieces}")):
                 found = recalls(name, asked, by_faiss(spelling, learnt_from, texts), truth)
                 measured |= {f"{key}_{pieces}bytes": value for key, value in found.items()}
-    return measured
+    return measured | best(measured)
+
+
+def best(measured: dict[str, float]) -> dict[str, float]:
+    """Of the codes that keep vectors, and of those that keep mapped vectors, the highest share at each size."""
+    return {
+        f"best_{kind}_{goal}": max(value for name, value in measured.items() if name in {f"{one}_{goal}" for one in of})
+        for goal in (f"recall{first}_{size}bytes" for size in BYTES for first in FIRST)
+        for kind, of in {
+            "kept": ("pq", "opq", "faiss_pq", "faiss_opq"),
+            "mapped": ("mapped_pq", "mapped_opq"),
+        }.items()
+    }
 
 
 def chosen(given: dict[str, Any], seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp], int]:
@@ -137,12 +157,13 @@ def recalls(
     name: str, queries: NDArray[np.float32], texts: NDArray[np.float32], truth: NDArray[np.intp]
 ) -> dict[str, float]:
     """Share of queries whose own text is among the first so many by inner product; ties count against it."""
-    ranks = np.empty(len(queries), dtype=np.intp)
-    for start in range(0, len(queries), 250):
-        part = slice(start, start + 250)
-        scores = queries[part] @ texts.T
-        own = scores[np.arange(len(scores)), truth[part]]
-        ranks[part] = (scores >= own[:, None]).sum(axis=1) - 1
+    # Blocks of scores that stay in the cache; a product of other blocks may round its last bit another way.
+    own = np.einsum("qd,qd->q", queries, texts[truth])[:, None]
+    own -= 1e-6 * np.abs(own)
+    ranks = np.zeros(len(queries), dtype=np.intp)
+    for start in range(0, len(texts), 1024):
+        ranks += (queries @ texts[start : start + 1024].T >= own).sum(axis=1)
+    ranks -= 1
     return {f"{name}_recall{first}": float(np.mean(ranks < first)) for first in FIRST}
 
 
