@@ -87,3 +87,19 @@ def settings(tmp_path: Path, mailbox: Mailbox) -> Settings:
         smtp_connections=2,
         smtp_timeout=5,
     )
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from tests.page.browser import chromium_or_skip
+
+    with chromium_or_skip() as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(chromium: Any) -> Iterator[Any]:
+    from tests.page.browser import watched
+
+    with watched(chromium) as page:
+        yield page

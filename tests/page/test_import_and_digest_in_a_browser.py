@@ -1,64 +1,29 @@
-"""Import, and a digest from subscribing to leaving, in headless Chromium; letters are caught by a real mail server.
-
-With $TERCILE_SCREENSHOTS set to a folder, every page is kept there as a picture.
-"""
+"""Import, and a digest from subscribing to leaving, in headless Chromium; letters are caught by a real mail server."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from tests.page.conftest import free_port
+from tests.page.browser import Site, picture
 from tests.page.test_imports import BIBTEX
 
-from tercile.page import create_app
 from tercile.page.database import NAME, Database
 from tercile.page.mail.delivery import Sender
 from tercile.page.settings import Settings
 
-playwright = pytest.importorskip("playwright.sync_api")
-try:
-    import axe_playwright_python.sync_playwright as axe
-except ImportError:
-    axe = None
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
-
-class Site:
-    """The page, served on this machine to a browser."""
-
-    def __init__(self, settings: Settings) -> None:
-        port = free_port()
-        own = {"model": settings.data / "none", "deliver": False}  # search by words alone: no torch is loaded
-        self.settings = replace(settings, **own, port=port, base_url=f"http://127.0.0.1:{port}", writes_per_minute=600)
-        self.base = self.settings.address
-        self._server = uvicorn.Server(uvicorn.Config(create_app(self.settings), port=port, log_level="warning"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-        for _ in range(600):
-            if self._server.started:
-                return
-            time.sleep(0.1)
-        raise RuntimeError("the page did not start")
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
+class Post(Site):
+    """The page with its mail: `send` does what `tercile page digest` does."""
 
     def send(self, now: float | None = None) -> dict[str, int]:
-        """What `tercile page digest` does, in a thread, as the browser's own loop runs in this one."""
+        """In a thread, as the browser's own loop runs in this one."""
         done: list[dict[str, int]] = []
 
         def run() -> None:
@@ -75,49 +40,11 @@ class Site:
 
 
 @pytest.fixture
-def site(settings: Settings) -> Iterator[Site]:
-    made = Site(settings)
+def site(settings: Settings) -> Iterator[Post]:
+    made = Post(settings, model=settings.data / "none")  # search by words alone: no torch is loaded
     made.start()
     yield made
     made.stop()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        # The system's Chromium where there is one, else the one that `playwright install` brings.
-        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(chromium: Any) -> Iterator[Any]:
-    context = chromium.new_context(viewport=DESKTOP, timezone_id="Europe/Berlin")
-    page = context.new_page()
-    faults: list[str] = []
-    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield page
-    context.close()
-    # What a browser says of an answer of 404 or 422 is no fault of the page.
-    assert [fault for fault in faults if "status of 4" not in fault] == []
-
-
-def picture(page: Any, name: str) -> None:
-    """Keep pictures on desktop and phone, light and dark; nothing may stick out of a phone's width."""
-    folder = os.environ.get("TERCILE_SCREENSHOTS")
-    if axe is not None and not name.startswith("letter"):
-        found = axe.Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
-    for size, where in ((PHONE, "phone"), (DESKTOP, "desktop")):
-        page.set_viewport_size(size)
-        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], f"{name} is wider than a {where}"
-        for theme in ("light", "dark") if folder else ():
-            page.emulate_media(color_scheme=theme)
-            page.wait_for_timeout(250)  # colours change softly
-            page.screenshot(path=str(Path(folder) / f"{name}-{where}-{theme}.png"), full_page=True)
-    page.emulate_media(color_scheme="light")
 
 
 def link(mailbox: Any, address: str, part: str, kind: str = "plain") -> str:
@@ -127,7 +54,7 @@ def link(mailbox: Any, address: str, part: str, kind: str = "plain") -> str:
     return found[0]
 
 
-def test_a_file_is_previewed_stored_once_and_found(site: Site, tab: Any, tmp_path: Path) -> None:
+def test_a_file_is_previewed_stored_once_and_found(site: Post, tab: Any, tmp_path: Path) -> None:
     extra = "@misc{x, title={Implicit Quantile Networks for Distributional Reinforcement Learning}}\n"
     file = tmp_path / "mine.bib"
     file.write_text(BIBTEX + extra + "@misc{y, title={Two parts <script>alert(1)</script>}}\n", encoding="utf-8")
@@ -153,7 +80,7 @@ def test_a_file_is_previewed_stored_once_and_found(site: Site, tab: Any, tmp_pat
     assert "alert(1)" in tab.locator("main").inner_text()
 
 
-def test_what_is_mistyped_is_told_and_what_was_typed_is_kept(site: Site, tab: Any) -> None:
+def test_what_is_mistyped_is_told_and_what_was_typed_is_kept(site: Post, tab: Any) -> None:
     tab.goto(f"{site.base}/import")
     tab.click("form[enctype] button")
     assert "nothing in it" in tab.get_by_role("alert").inner_text()
@@ -180,7 +107,7 @@ def test_what_is_mistyped_is_told_and_what_was_typed_is_kept(site: Site, tab: An
     picture(tab, "digest-wrong")
 
 
-def test_from_subscribing_to_leaving(site: Site, tab: Any, mailbox: Any, chromium: Any) -> None:
+def test_from_subscribing_to_leaving(site: Post, tab: Any, mailbox: Any, chromium: Any) -> None:
     tab.goto(f"{site.base}/methods/iqn")
     tab.click("text=Tag")
     picture(tab, "tag")
@@ -214,9 +141,9 @@ def test_from_subscribing_to_leaving(site: Site, tab: Any, mailbox: Any, chromiu
     shown = chromium.new_page()
     shown.set_content(letter.get_body(("html",)).get_content())
     assert "From the catalogue" in shown.inner_text("body") or "FROM THE CATALOGUE" in shown.inner_text("body")
-    picture(shown, "letter")
+    picture(shown, "letter", audit=False)
     shown.set_content(mailbox.to("ann@example.org")[0].get_body(("html",)).get_content())
-    picture(shown, "letter-confirm")
+    picture(shown, "letter-confirm", audit=False)
     shown.close()
 
     tab.goto(link(mailbox, "ann@example.org", "mine"))
@@ -233,7 +160,7 @@ def test_from_subscribing_to_leaving(site: Site, tab: Any, mailbox: Any, chromiu
     assert site.send(tomorrow + 86400) == {}
 
 
-def test_a_mail_program_unsubscribes_by_one_post_without_cookies(site: Site, mailbox: Any) -> None:
+def test_a_mail_program_unsubscribes_by_one_post_without_cookies(site: Post, mailbox: Any) -> None:
     import httpx
 
     database = Database(site.settings.data / NAME)
@@ -256,14 +183,14 @@ def test_a_mail_program_unsubscribes_by_one_post_without_cookies(site: Site, mai
 @pytest.mark.parametrize(
     "path", ["/digest", "/import", "/tag/iqn", f"/digest/mine/{'A' * 32}", f"/digest/confirm/{'A' * 32}"]
 )
-def test_forms_of_other_sites_are_refused(site: Site, path: str) -> None:
+def test_forms_of_other_sites_are_refused(site: Post, path: str) -> None:
     import httpx
 
     fields = {"address": "a@example.org", "title": "x", "by_hand": "1", "tag": "x", "csrf": "forged"}
     assert httpx.post(f"{site.base}{path}", data=fields).status_code == 403
 
 
-def test_asking_takes_as_long_and_answers_the_same_for_known_and_unknown_addresses(site: Site) -> None:
+def test_asking_takes_as_long_and_answers_the_same_for_known_and_unknown_addresses(site: Post) -> None:
     import httpx
 
     database = Database(site.settings.data / NAME)

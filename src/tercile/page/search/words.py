@@ -12,6 +12,11 @@ from tercile.page.search.documents import Document
 WEIGHTS = (6.0, 6.0, 2.0, 1.0)
 #: Words of a query that count.
 MOST = 16
+#: Words that say nothing about what is sought; they count only where a query has no others.
+EMPTY = frozenset(
+    "a an and are as at be by can do does for from has have how i in is it its of on or so than that the their them "
+    "then there these they this to was what when where which while who why will with without you your".split()
+)
 
 
 class Words:
@@ -57,7 +62,8 @@ class Words:
         most
             How many positions at most.
         """
-        words = [word for word in re.findall(r"\w+", query.replace("_", " ")) if word][:MOST]
+        words = re.findall(r"\w+", query.replace("_", " "))
+        words = ([word for word in words if word.lower() not in EMPTY] or words)[:MOST]
         if not words:
             return []
         wanted = [f'"{word}"' for word in words[:-1]] + [f'"{words[-1]}"*']

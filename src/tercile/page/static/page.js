@@ -89,9 +89,9 @@ document.addEventListener("keydown", (event) => {
   const field = one('input[type="search"]');
   event.preventDefault();
   if (field) field.select();
-  else location.assign("/#search");
+  else location.assign("/#find"); // no element's name: going to one would take the focus away
 });
-if (location.hash === "#search" && search) one('input[type="search"]', search).focus();
+if (location.hash === "#find" && search) one('input[type="search"]', search).focus();
 
 // The slider shows the stored run under it.
 const slider = one(".slider input[type=range]");
