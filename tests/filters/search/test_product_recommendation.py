@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from tercile.filters.search.codewords import k_means, nearest_codewords
+from tercile.filters.search.optimized_product_quantization import OptimizedProductQuantizer
 from tercile.filters.search.product_quantization import ProductQuantizer
 from tercile.filters.search.recommendation.coded_items import CodedItems, bits_for, packed, unpacked
+from tercile.filters.search.recommendation.coded_users import CodedPairs
+from tercile.filters.search.recommendation.content import content_of
 from tercile.filters.search.recommendation.factorization import factorize, wanted_by
 from tercile.filters.search.recommendation.tokens import TokenTree, item_tokens
 from tercile.filters.search.residual_quantization import ResidualQuantizer
@@ -113,7 +117,75 @@ def test_a_wide_beam_finds_the_best_items_and_a_narrow_one_items_that_exist() ->
     assert len(set(few.tolist())) == 5
 
 
+def test_additions_are_counted_child_by_child() -> None:
+    tree = TokenTree(item_tokens([[0, 0], [0, 1], [1, 0], [2, 0], [2, 0]]))
+    table = np.array([[3.0, 2, 1], [0.5, 0, 0]], dtype=np.float32)
+    # Three beginnings; of the two that stay, 0 has two children and 1 has one. The last token adds nothing.
+    assert tree.best_counted(table, 2, 2)[2] == 3 + 3
+
+
+def test_one_codebook_leaves_no_more_error_than_scikit_learns_k_means() -> None:
+    cluster = pytest.importorskip("sklearn.cluster")
+    random = np.random.default_rng(8)
+    x = (random.normal(size=(30, 6))[random.integers(30, size=2000)] + 0.3 * random.normal(size=(2000, 6))).astype("f4")
+    ours = k_means(x, 64, 25, np.random.default_rng(0))
+    error = float(np.square(x - ours[nearest_codewords(x, ours)]).sum())
+    theirs = cluster.KMeans(64, init="random", n_init=1, max_iter=25, random_state=0).fit(x)
+    assert error <= 1.05 * theirs.inertia_
+
+
+def test_users_kept_as_codes_want_what_their_decoded_vectors_want() -> None:
+    random = np.random.default_rng(9)
+    users, items = random.normal(size=(300, 12)).astype("f4"), random.normal(size=(200, 12)).astype("f4")
+    pairs = CodedPairs.of(
+        CodedItems.of(users, ProductQuantizer(3, 32).fit(users)),
+        CodedItems.of(items, ProductQuantizer(3, 16).fit(items)),
+    )
+    which = np.array([299, 0, 7])
+    exact = pairs.users.vectors()[which].astype("f8") @ pairs.items.vectors().T
+    np.testing.assert_allclose(pairs.scores(which), exact, rtol=1e-4, atol=1e-4)
+    assert pairs.nbytes == pairs.users.nbytes + pairs.items.nbytes + 3 * 32 * 16 * 4
+    turned = CodedItems.of(items, OptimizedProductQuantizer(3, 16, rounds=1).fit(items))
+    with pytest.raises(ValueError, match=r"got product code .* rotated product code"):
+        CodedPairs.of(pairs.users, turned)
+    with pytest.raises(ValueError, match="of one cut"):
+        CodedPairs.of(pairs.users, CodedItems.of(items, ProductQuantizer(4, 16).fit(items)))
+
+
+def test_names_are_weighed_as_scikit_learn_weighs_runs_of_characters_and_keep_their_likeness() -> None:
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    names = [
+        f"{a}-{b}{c}"
+        for a in ("lib", "python3", "golang")
+        for b in ("foo", "bar", "quux")
+        for c in ("", "-dev", "-doc")
+    ]
+    content = content_of(names, 12, lengths=(3, 4))
+    # Same runs and weights: rows of length one, log(1 + names / names with the run), each run once.
+    counts = text.CountVectorizer(
+        analyzer=lambda name: {f"<{name}>"[i : i + n] for n in (3, 4) for i in range(len(name) + 3 - n)}, min_df=2
+    )
+    there = counts.fit_transform(names).toarray() > 0
+    weighted = there * np.log1p(len(names) / there.sum(axis=0))
+    weighted /= np.linalg.norm(weighted, axis=1, keepdims=True)
+    likeness = weighted @ weighted.T
+    ours = content.weights.toarray()
+    np.testing.assert_allclose(ours @ ours.T, likeness, atol=1e-12)
+    # The vectors keep as much of it as any of their width could.
+    values = np.linalg.eigvalsh(likeness)[::-1]
+    left = np.linalg.norm(likeness - content.items().astype("f8") @ content.items().T.astype("f8"))
+    assert left == pytest.approx(np.sqrt(np.square(values[12:]).sum()), rel=1e-3)
+    coded = CodedItems.of(content.features, ProductQuantizer(4, 16).fit(content.features))
+    np.testing.assert_allclose(
+        content.items(coded.vectors()), content.weights.toarray() @ coded.vectors(), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_bad_input_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="width must be below 3, the names and what they share: 3"):
+        content_of(["aaa", "aaab", "aaac"], 3)
+    with pytest.raises(ValueError, match=r"features must be \d+, got 2"):
+        content_of(["aaaaaa", "aaaaab", "aaaaac"], 2).items(np.zeros((2, 2), "f4"))
     with pytest.raises(ValueError, match="taken must be a sparse table"):
         factorize(np.ones((3, 3)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="width must be a whole number from 1, got 0"):

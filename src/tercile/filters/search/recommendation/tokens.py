@@ -89,6 +89,18 @@ class TokenTree:
 
         Parameters
         ----------
+        table, k, beam
+            As for `best_counted`.
+        """
+        return self.best_counted(table, k, beam)[:2]
+
+    def best_counted(
+        self, table: NDArray[np.float32], k: int, beam: int
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32], int]:
+        """Return what `best` does, and how many additions it took.
+
+        Parameters
+        ----------
         table
             (pieces, codewords), what each code adds, as `ResidualQuantizer.tables` gives it for one query. Tokens
             after the last piece add nothing.
@@ -99,7 +111,7 @@ class TokenTree:
         """
         if not 1 <= k <= beam:
             raise ValueError(f"beam must be at least k, and k at least 1, got k={k} and beam={beam}")
-        nodes, scores = np.zeros(1, dtype=np.intp), np.zeros(1, dtype=np.float32)
+        nodes, scores, additions = np.zeros(1, dtype=np.intp), np.zeros(1, dtype=np.float32), 0
         for depth, level in enumerate(self.levels):
             first, last = level.first_child_of[nodes], level.first_child_of[nodes + 1]
             counts = last - first
@@ -107,9 +119,10 @@ class TokenTree:
             scores = np.repeat(scores, counts)
             if depth < len(table):
                 scores = scores + table[depth, level.token[children]]
+                additions += len(children)
             if len(children) > beam:
                 kept = np.argpartition(-scores, beam - 1)[:beam]
                 children, scores = children[kept], scores[kept]
             nodes = children
         best = np.lexsort((self.order[nodes], -scores))[:k]
-        return self.order[nodes[best]], scores[best]
+        return self.order[nodes[best]], scores[best], additions
