@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
 
 from tercile.page.database import NAME, Database
 from tercile.page.methods import Shelf
@@ -66,6 +69,24 @@ def test_the_index_finds_what_brute_force_over_the_same_filter_finds(room, verdi
 def test_a_document_without_a_year_passes_no_filter_by_year() -> None:
     document = Document("a", "t", "", "", "r", "holds", None)
     assert Filter().passes(document) and not Filter(since=1900).passes(document)
+
+
+@effort(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_a_filter_is_made_of_the_index_lets_through_what_it_passes(data: st.DataObject) -> None:
+    odd = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+    words = st.one_of(odd, st.sampled_from(["it's", "a.b", "a", "' or true --", "a) or (true", "\\"]))
+    years = st.one_of(st.none(), st.integers(1800, 2200))
+    drawn = data.draw(st.lists(st.tuples(words, words, years), min_size=1, max_size=8))
+    documents = [Document(str(at), str(at), "", "", *of) for at, of in enumerate(drawn)]
+    vectors = {document.digest: np.eye(8, dtype=np.float32)[at] for at, document in enumerate(documents)}
+    wanted = Filter(
+        data.draw(st.one_of(words, st.sampled_from([d.room for d in documents]))),
+        tuple(data.draw(st.lists(st.one_of(words, st.sampled_from([d.verdict for d in documents])), max_size=3))),
+        data.draw(years), data.draw(years),
+    )  # fmt: skip
+    found = Collection.of(documents, vectors).nearest(np.ones(8, np.float32), wanted, 8)
+    assert {at for at, _ in found} == {at for at, document in enumerate(documents) if wanted.passes(document)}
 
 
 def test_quotes_in_a_room_stay_inside_the_filter() -> None:

@@ -120,4 +120,8 @@ def _serve(config: Path | None, data: Path | None, host: str | None, port: int |
         # Embedding takes Python's lock a hundred times a batch; by default each time may wait 5 ms for it.
         sys.setswitchinterval(0.0002)
         print(f"tercile page  {settings.address}  (Ctrl-C stops it)", flush=True)
-        uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False)
+        # Whose X-Forwarded-For is believed is the page's own setting; more connections than that are refused.
+        uvicorn.run(
+            create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False,
+            proxy_headers=False, server_header=False, limit_concurrency=2000,
+        )  # fmt: skip

@@ -180,8 +180,8 @@ async def _said(request: Request, error: Exception) -> Response:
 
 async def _misread(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    said = [{"where": ".".join(str(part) for part in one["loc"]), "message": str(one["msg"])} for one in error.errors()]
-    if request.url.path.startswith("/api/"):
+    if request.url.path.startswith("/api/"):  # in the form that the API's description promises
+        said = [{"loc": list(one["loc"]), "msg": str(one["msg"]), "type": str(one["type"])} for one in error.errors()]
         return JSONResponse({"detail": said}, 422)
-    words = "; ".join(f"{one['where'].split('.', 1)[-1]}: {one['message']}" for one in said)
+    words = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors())
     return page_of(request).render.html(request, "error.html.j2", 422, heading="That was not understood", words=words)

@@ -43,6 +43,7 @@ class Database:
         self._here = threading.local()
         self._opened: list[sqlite3.Connection] = []
         path.parent.mkdir(parents=True, exist_ok=True)
+        own(path)
         try:
             migrate(self.connection())
         except sqlite3.DatabaseError as error:
@@ -74,6 +75,11 @@ class Database:
         while self._opened:
             self._opened.pop().close()
         self._here = threading.local()
+
+
+def own(path: Path) -> None:
+    """Make a file that its owner alone may read, unless it is there: it holds mail addresses."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -160,6 +166,7 @@ def backup(database: Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        own(part)
         with closing(connect(database)) as source, closing(sqlite3.connect(part)) as copy:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, nothing beside it
@@ -193,6 +200,7 @@ def restore(source: Path, database: Path) -> Path:
     for beside in ("-wal", "-shm"):
         database.with_name(database.name + beside).unlink(missing_ok=True)
     write_atomically(database, source.read_bytes())
+    database.chmod(0o600)
     return database
 
 

@@ -10,10 +10,13 @@ import hmac
 import logging
 import math
 import secrets
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
@@ -39,6 +42,8 @@ HEADERS = (
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 #: Addresses that are remembered at once; the stalest are forgotten first.
 ADDRESSES = 10_000
+#: One in so many new sessions clears away those that are older than a day and hold nothing.
+SWEEP, IDLE = 200, timedelta(days=1)
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -117,7 +122,7 @@ class Guard:
             await send(message)
 
         safe = scope["method"] in SAFE
-        seconds = (self.reads if safe else self.writes).wait(address_of(scope, self.settings))
+        seconds = (self.reads if safe else self.writes).wait(household(address_of(scope, self.settings)))
         if seconds:
             wait = str(math.ceil(seconds))
             await refuse(answer, 429, f"Too many requests from your address; try again in {wait} s.", wait)
@@ -175,6 +180,22 @@ def address_of(scope: Scope, settings: Settings) -> str:
     return address[:64]
 
 
+@lru_cache(ADDRESSES)
+def household(address: str) -> str:
+    """What counts as one reader: an IPv4 address, or the 64 bits of an IPv6 address that a connection comes with.
+
+    >>> household("192.0.2.1"), household("2001:db8::1") == household("2001:db8::2"), household("::ffff:192.0.2.1")
+    ('192.0.2.1', True, '192.0.2.1')
+    """
+    try:
+        read = ip_address(address.split("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(read, IPv6Address):
+        return str(read)
+    return str(read.ipv4_mapped or IPv6Address(int(read) >> 64 << 64))
+
+
 def digest(token: str) -> bytes:
     """What is kept of a token."""
     return hashlib.sha256(token.encode()).digest()
@@ -226,12 +247,25 @@ def session_of(request: Request, database: Database, *, start: bool = False) -> 
             return Session(int(row["id"]), token)
     if not start:
         return None
-    token, now = secrets.token_urlsafe(32), datetime.now(UTC).isoformat(timespec="seconds")
+    token, moment = secrets.token_urlsafe(32), datetime.now(UTC)
+    now = moment.isoformat(timespec="seconds")
     with database.transaction() as rows:
         made = rows.execute(
             "INSERT INTO sessions (token_hash, created, seen) VALUES (?, ?, ?)", (digest(token), now, now)
         )
+        if int(made.lastrowid or 0) % SWEEP == 0:
+            forget_idle(rows, moment - IDLE)
     return Session(int(made.lastrowid or 0), token, fresh=True)
+
+
+def forget_idle(rows: sqlite3.Connection, before: datetime) -> None:
+    """Remove sessions of before then that hold nothing: machines that keep no cookie start one with each form."""
+    rows.execute(
+        "DELETE FROM sessions WHERE created < ? AND id NOT IN (SELECT session FROM tags) "
+        "AND id NOT IN (SELECT session FROM previews) "
+        "AND id NOT IN (SELECT session FROM subscribers WHERE session IS NOT NULL)",
+        (before.isoformat(timespec="seconds"),),
+    )
 
 
 def keep(response: Response, session: Session, settings: Settings) -> None:

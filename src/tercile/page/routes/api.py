@@ -14,7 +14,8 @@ from tercile.page.search import Filter, Hit, Mode
 from tercile.page.source import experiment_path
 from tercile.papers import Entry
 
-router = APIRouter(prefix="/api", tags=["read"])
+BUSY: dict[int | str, dict[str, str]] = {429: {"description": "Too many requests from one address: Retry-After."}}
+router = APIRouter(prefix="/api", tags=["read"], responses=BUSY)
 Verdict = Literal["holds", "partly", "not here", "not yet"]
 FoundVerdict = Literal["holds", "partly", "not here", "not yet", "imported"]
 Slug = Annotated[str, Path(pattern=r"^[a-z0-9_]{1,80}$", description="A method's short name.")]

@@ -14,8 +14,11 @@ WEIGHTS = (6.0, 6.0, 2.0, 1.0)
 MOST = 16
 #: Words that say nothing about what is sought; they count only where a query has no others.
 EMPTY = frozenset(
-    "a an and are as at be by can do does for from has have how i in is it its of on or so than that the their them "
-    "then there these they this to was what when where which while who why will with without you your".split()
+    re.findall(
+        r"\w+",
+        "a an and are as at be by can do does for from has have how i in is it its of on or so than that the their "
+        "them then there these they this to was what when where which while who why will with without you your",
+    )
 )
 
 
