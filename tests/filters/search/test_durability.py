@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from fcntl import F_GETFL, fcntl
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tercile.filters.search import Index
+from tercile.filters.search import FlatIndex, Index
 from tercile.filters.search.disk import Disk
 
 
@@ -108,17 +109,23 @@ def contents(index: Index) -> dict[int, tuple[Any, ...]]:
     }
 
 
-def begun(folder: Path) -> None:
-    index = Index(2, "l2")
+KINDS = [(Index, "float32"), (FlatIndex, "float32")]
+KINDS += [(Index, storage) for storage in ("float16", "int8", "pq2", "opq1")]
+every_kind = pytest.mark.parametrize(("kind", "storage"), KINDS, ids=lambda one: getattr(one, "__name__", one))
+
+
+def begun(folder: Path, kind: type[Index] = Index, storage: str = "float32") -> None:
+    index = kind(2, "l2", storage=storage)
     index.add(range(8), rows(range(8)), {"year": list(range(2000, 2008))})
     index.save(folder)
 
 
-@pytest.fixture(scope="module")
-def states(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, tuple[Any, ...]]]:
+@cache
+def states(kind: type[Index], storage: str) -> list[dict[int, tuple[Any, ...]]]:
     """What the index must hold after each step, as an index in memory says."""
-    index = Index(2, "l2")
+    index = kind(2, "l2", storage=storage)
     index.add(range(8), rows(range(8)), {"year": list(range(2000, 2008))})
+    index.compact()
     held = [contents(index)]
     for step in STEPS:
         step(index)
@@ -126,23 +133,25 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, tuple[Any
     return held
 
 
-def test_what_the_steps_leave_is_what_they_say(states: list[dict[int, tuple[Any, ...]]]) -> None:
-    assert states[3][1] == ((101.0, 3.0), 2001, "en") and states[3][12][2] is None and 11 not in states[3]
-    assert states[-1][50] == ((50.0, 1.0), 9, "é'") and set(states[-1]) == {1, 3, 4, 5, 6, 7, 10, 12, 13, 50, 60, 61}
+def test_what_the_steps_leave_is_what_they_say() -> None:
+    held = states(Index, "float32")
+    assert held[3][1] == ((101.0, 3.0), 2001, "en") and held[3][12][2] is None and 11 not in held[3]
+    assert held[-1][50] == ((50.0, 1.0), 9, "é'") and set(held[-1]) == {1, 3, 4, 5, 6, 7, 10, 12, 13, 50, 60, 61}
 
 
+@every_kind
 @pytest.mark.parametrize("keep_unsynced", [True, False], ids=["half a write stays", "what was not waited for is lost"])
 def test_a_crash_at_any_write_loses_nothing_that_was_acknowledged(
-    keep_unsynced: bool, states: list[dict[int, tuple[Any, ...]]], tmp_path: Path
+    keep_unsynced: bool, kind: type[Index], storage: str, tmp_path: Path
 ) -> None:
-    stop_at = 1
+    steps, stop_at = states(kind, storage), 1
     while True:
         folder = tmp_path / str(stop_at)
-        begun(folder)
+        begun(folder, kind, storage)
         disk, done, crashed = CrashingDisk(stop_at, keep_unsynced), 0, False
         index = None
         try:
-            index = Index.open(folder, writable=True, disk=disk)
+            index = kind.open(folder, writable=True, disk=disk)
             for step in STEPS:
                 step(index)
                 done += 1
@@ -151,13 +160,13 @@ def test_a_crash_at_any_write_loses_nothing_that_was_acknowledged(
         if index is not None:
             index.close()
         for writable in (False, True):  # the second opening repairs
-            with Index.open(folder, writable=writable) as again:
+            with kind.open(folder, writable=writable) as again:
                 held = contents(again)
                 # The step that was cut off may be there or not; never a part of it.
-                assert held in (states[done], states[min(done + 1, len(STEPS))]), (stop_at, done)
-        with Index.open(folder, writable=True) as again:
+                assert held in (steps[done], steps[min(done + 1, len(STEPS))]), (stop_at, done)
+        with kind.open(folder, writable=True) as again:
             again.add([99], rows([99]))
-        assert 99 in contents(Index.open(folder))
+        assert 99 in contents(kind.open(folder))
         if not crashed:
             break
         stop_at += 1

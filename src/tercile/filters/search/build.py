@@ -228,7 +228,7 @@ def _written(
             squares += np.bincount(here, square.astype(np.float64) ** 2, minlength=lists)
         relax()
     if vectors is None:
-        vectors = make("vectors", (0, codec.encode(np.zeros((1, 1), np.float32)).shape[1]), np.float32)
+        vectors = make("vectors", (0, 1), np.float32)
     columns = {
         name: Column(
             kind, values[name], missing[name] if name in missing and missing[name].any() else None, texts.get(name)

@@ -64,8 +64,8 @@ class Index:
     ----------
     dimension : of the vectors.
     metric : "l2" (squared distance), "ip" (inner product) or "cosine" (vectors are kept with length 1).
-    storage : "float32", "float16" or "int8". The last two take a half and a quarter of the memory; distances are then
-        those from what is stored.
+    storage : "float32", "float16" or "int8", which take 4, 2 and 1 bytes a dimension; or a product code of so many
+        bytes a row, such as "pq32", or "opq32" with a learnt rotation. Distances are those from what is stored.
     lists : how many lists; None for three times the square root of the rows, once there are 10,000.
 
     >>> index = Index(2, "l2")
@@ -89,6 +89,7 @@ class Index:
             raise ValueError(f"lists must be a whole number, 0 for none or None to choose, got {lists!r}")
         self.dimension, self.metric, self.storage, self.lists = dimension, metric, storage, lists
         self._codec: Codec = codec_named(storage)
+        self._codec.check(dimension)
         self._writing = threading.RLock()
         self._store: Store | None = None
         self._tail = Tail(dimension)

@@ -101,12 +101,16 @@ class ProductQuantizer:
         if metric not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
         asked = self._asked(self._checked(queries, "queries"))
-        cut = asked.reshape(len(asked), *self.codebooks_.shape[::2]).swapaxes(0, 1)
-        products = (cut @ self.codebooks_.swapaxes(1, 2)).swapaxes(0, 1)
+        cut, books = asked.reshape(len(asked), *self.codebooks_.shape[::2]).swapaxes(0, 1), self.codebooks_
         if metric == "inner_product":
-            return np.ascontiguousarray(products)
-        lengths = np.square(cut).sum(axis=2).T[:, :, None]
-        return np.maximum(lengths - 2 * products + np.square(self.codebooks_).sum(axis=2), 0)
+            return np.ascontiguousarray((cut @ books.swapaxes(1, 2)).swapaxes(0, 1))
+        # From the middle of the codewords: far from the origin, differences of squares would cancel.
+        middle = books.mean(axis=1, keepdims=True)
+        cut, books = cut - middle, books - middle
+        tables = -2 * (cut @ books.swapaxes(1, 2))
+        tables += np.square(cut).sum(axis=2, keepdims=True)
+        tables += np.square(books).sum(axis=2)[:, None]
+        return np.ascontiguousarray(np.maximum(tables, 0, out=tables).swapaxes(0, 1))
 
     def nearest(
         self, queries: ArrayLike, codes: ArrayLike, k: int, metric: Metric = "inner_product"

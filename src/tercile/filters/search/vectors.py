@@ -1,4 +1,4 @@
-"""How vectors are kept: as float32, as float16, or in 8 bits a dimension."""
+"""How vectors are kept: as float32, as float16, in 8 bits a dimension, or as product codes of a few bytes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ class Asked(NamedTuple):
 
 
 class Codec(Protocol):
-    """One way to keep vectors. `fit` learns what it must from a sample; `arrays` is what `opened` needs."""
+    """One way to keep vectors.
+
+    `check` refuses a dimension that it can't keep; `fit` learns what it must from a sample; `arrays` is what was
+    learned, and `with_arrays` takes it back.
+    """
 
     @property
     def name(self) -> str: ...
+
+    def check(self, dimension: int) -> None: ...
 
     def fit(self, sample: np.ndarray) -> Codec: ...
 
@@ -38,6 +44,8 @@ class Codec(Protocol):
     def ask(self, queries: np.ndarray, squared: bool) -> Asked: ...
 
     def arrays(self) -> Mapping[str, np.ndarray]: ...
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> Codec: ...
 
 
 def padded(rows: np.ndarray) -> np.ndarray:
@@ -65,6 +73,9 @@ class Floats:
         """How it is spelled."""
         return f"float{self.bits}"
 
+    def check(self, dimension: int) -> None:
+        """Any dimension will do."""
+
     def fit(self, sample: np.ndarray) -> Floats:
         """Nothing to learn."""
         return self
@@ -87,6 +98,10 @@ class Floats:
         """Nothing was learned."""
         return {}
 
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> Floats:
+        """The same."""
+        return self
+
 
 @dataclass(frozen=True)
 class Int8:
@@ -105,6 +120,9 @@ class Int8:
     def name(self) -> str:
         """How it is spelled."""
         return "int8"
+
+    def check(self, dimension: int) -> None:
+        """Any dimension will do."""
 
     def fit(self, sample: np.ndarray) -> Int8:
         """Takes the range of each dimension, a twentieth wider at both ends for what the sample lacks."""
@@ -129,6 +147,10 @@ class Int8:
         """The ranges."""
         return {"low": self.low, "step": self.step}
 
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> Int8:
+        """With these ranges."""
+        return Int8(np.asarray(arrays["low"]), np.asarray(arrays["step"]))
+
 
 def codec_named(name: str) -> Codec:
     """The codec of a name, with nothing learned yet.
@@ -136,16 +158,22 @@ def codec_named(name: str) -> Codec:
     Raises
     ------
     ValueError : no such name.
+
+    >>> codec_named("int8").name, codec_named("pq16").name
+    ('int8', 'pq16')
     """
+    from tercile.filters.search.product_codes import product_codes
+
     known: dict[str, Codec] = {"float32": Floats(32), "float16": Floats(16), "int8": Int8()}
-    if name not in known:
-        raise ValueError(f"storage must be one of {', '.join(known)}, got {name!r}")
-    return known[name]
+    codec = known.get(name) or product_codes(name) if isinstance(name, str) else None
+    if codec is None:
+        raise ValueError(
+            f"storage must be one of {', '.join(known)}, or product codes of so many bytes such as pq16 or opq16, "
+            f"got {name!r}"
+        )
+    return codec
 
 
 def opened(name: str, arrays: Mapping[str, np.ndarray]) -> Codec:
     """The codec of a name with what it had learned."""
-    codec = codec_named(name)
-    if isinstance(codec, Int8):
-        return Int8(np.asarray(arrays["low"]), np.asarray(arrays["step"]))
-    return codec
+    return codec_named(name).with_arrays(arrays)
