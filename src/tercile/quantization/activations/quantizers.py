@@ -24,6 +24,9 @@ class Dynamic:
         everything. Needs no calibration and clips nothing.
     axis
         Along which a token lies: the last, but 1 for a convolution's input.
+    through_ranges
+        Whether gradients also go through the smallest and largest value, which is how a rotation learns to bring them
+        closer. Otherwise ranges count as constants.
 
     Examples
     --------
@@ -34,6 +37,7 @@ class Dynamic:
 
     scheme: Scheme
     axis: int = -1
+    through_ranges: bool = False
 
     def __post_init__(self) -> None:
         if self.scheme.blocks.spelling == "channel" or self.scheme.blocks.rows not in (None, 1):
@@ -44,14 +48,16 @@ class Dynamic:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         size = self.scheme.blocks.columns
         if self.scheme.blocks.rows is None and size is None:
-            low, high = x.detach().amin(), x.detach().amax()
+            seen = x if self.through_ranges else x.detach()
+            low, high = seen.amin(), seen.amax()
             return fake_quantize(x, self.scheme, *stored(low, high, self.scheme))
         rows = x.movedim(self.axis, -1)
         width = rows.shape[-1]
         if size is not None:
             # A last group that does not fit is filled with zeros, which lie within every range.
             rows = torch.nn.functional.pad(rows, (0, -width % size)).unflatten(-1, (-1, size))
-        low, high = rows.detach().amin(-1, keepdim=True), rows.detach().amax(-1, keepdim=True)
+        seen = rows if self.through_ranges else rows.detach()
+        low, high = seen.amin(-1, keepdim=True), seen.amax(-1, keepdim=True)
         out = fake_quantize(rows, self.scheme, *stored(low, high, self.scheme))
         if size is not None:
             out = out.flatten(-2)[..., :width]

@@ -1,6 +1,6 @@
 """Families: what a model looks like to the engine. One file a family; `describe` picks it."""
 
 from tercile.quantization.families.describe import describe
-from tercile.quantization.families.family import Block, Family, Layer, Scaling
+from tercile.quantization.families.family import Block, Family, Layer, Scaling, Stream
 
-__all__ = ["Block", "Family", "Layer", "Scaling", "describe"]
+__all__ = ["Block", "Family", "Layer", "Scaling", "Stream", "describe"]

@@ -89,6 +89,32 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """The residual stream of a pre-norm model: whatever writes to it and reads from it, so that its basis can change.
+
+    Attributes
+    ----------
+    width
+        Channels.
+    writers
+        Layers whose outputs are added to it: rows of their weights, and biases, are in its basis. Columns, where the
+        layer is an embedding.
+    parameters
+        Other parameters that are added, in its basis along the last axis.
+    norms
+        (norm, layers that read it), by name. The norm's gain and bias are in the stream's basis.
+    centred
+        Whether the norms take off the mean, as LayerNorm does and RMSNorm does not.
+    """
+
+    width: int
+    writers: tuple[str, ...]
+    parameters: tuple[str, ...]
+    norms: tuple[tuple[str, tuple[str, ...]], ...]
+    centred: bool
+
+
+@dataclass(frozen=True)
 class Block:
     """A part of the model that is calibrated and quantized at a time.
 
@@ -132,6 +158,8 @@ class Family:
         Groups of module names that share one weight; the first of each is the layer, the others follow it.
     skipped
         (name, reason) of modules or parameters that stay as they are although they hold a matrix of weights.
+    stream
+        The residual stream, where its basis can be changed without changing what the model gives.
     """
 
     name: str
@@ -143,6 +171,7 @@ class Family:
     batch_norms: tuple[tuple[str, str], ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    stream: Stream | None = None
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from tercile.quantization.families.family import Family, Scaling
+from tercile.quantization.families.family import Family, Scaling, Stream
 from tercile.quantization.families.layers import Inventory, has_gain, model_type, stack
 from tercile.quantization.families.stacked import stacked
 
@@ -41,7 +41,28 @@ def describe_llama(model: nn.Module, found: Inventory) -> Family | None:
         blocks[name] = scalings
     # Where some layers see a window of the text and some all of it, blocks differ in the mask they are given.
     kinds = set(getattr(model.config, "layer_types", None) or ())
-    return stacked("llama", found, blocks, _head(modules, found), sequential=len(kinds) <= 1)
+    return stacked(
+        "llama", found, blocks, _head(modules, found), sequential=len(kinds) <= 1, stream=_stream(modules, names)
+    )
+
+
+def _stream(modules: dict[str, nn.Module], names: tuple[str, ...]) -> Stream | None:
+    """The embedding and the second half of each block write to it; without a head its basis is the model's output."""
+    table, norm, head = "model.embed_tokens", "model.norm", "lm_head"
+    words = modules.get(table)
+    if not isinstance(words, nn.Embedding) or norm not in modules or head not in modules:
+        return None
+    norms: list[tuple[str, tuple[str, ...]]] = [(norm, (head,))]
+    for name in names:
+        norms.append((f"{name}.{ATTENTION_NORM}", tuple(f"{name}.{each}" for each in (QUERY, KEY, VALUE))))
+        norms.append((f"{name}.{FEED_NORM}", (f"{name}.{GATE}", f"{name}.{UP}")))
+    return Stream(
+        width=words.embedding_dim,
+        writers=(table, *(f"{name}.{each}" for name in names for each in (OUTPUT, DOWN))),
+        parameters=(),
+        norms=tuple(norms),
+        centred=False,
+    )
 
 
 def _head(modules: dict[str, nn.Module], found: Inventory) -> tuple[Scaling, ...]:

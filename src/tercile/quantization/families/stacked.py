@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tercile.quantization.families.family import Block, Family, Scaling
+from tercile.quantization.families.family import Block, Family, Scaling, Stream
 from tercile.quantization.families.layers import Inventory
 
 
@@ -15,6 +15,7 @@ def stacked(
     head: tuple[Scaling, ...],
     *,
     sequential: bool = True,
+    stream: Stream | None = None,
 ) -> Family:
     """The family of a stack of blocks.
 
@@ -27,7 +28,7 @@ def stacked(
     blocks
         By module name, in order: where scales could move within the block. Places that touch a shared weight are left
         out, since a factor there would be felt elsewhere.
-    head, sequential
+    head, sequential, stream
         As in `Family`.
     """
     described = []
@@ -44,4 +45,5 @@ def stacked(
         scalings=head,
         tied=found.tied,
         skipped=found.skipped,
+        stream=stream,
     )

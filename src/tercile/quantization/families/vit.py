@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from tercile.quantization.families.family import Family, Scaling
+from tercile.quantization.families.family import Family, Scaling, Stream
 from tercile.quantization.families.layers import Inventory, has_gain, model_type, stack
 from tercile.quantization.families.stacked import stacked
 
@@ -34,7 +34,28 @@ def describe_vit(model: nn.Module, found: Inventory) -> Family | None:
         if relu:
             scalings.append(Scaling(f"{name}.{UP}", (f"{name}.{DOWN}",), "linear"))
         blocks[name] = scalings
-    return stacked("vit", found, blocks, _head(model, found))
+    return stacked("vit", found, blocks, _head(model, found), stream=_stream(model, names))
+
+
+def _stream(model: nn.Module, names: tuple[str, ...]) -> Stream | None:
+    """Patches, the class token and positions begin it; in the bare model the last norm's output is the model's."""
+    modules = dict(model.named_modules())
+    patches, norm, head = "vit.embeddings.patch_embeddings.projection", "vit.layernorm", "classifier"
+    begin = modules.get(patches)
+    if not isinstance(begin, nn.Conv2d) or norm not in modules or not isinstance(modules.get(head), nn.Linear):
+        return None
+    added = ("vit.embeddings.cls_token", "vit.embeddings.position_embeddings")
+    norms: list[tuple[str, tuple[str, ...]]] = [(norm, (head,))]
+    for name in names:
+        norms.append((f"{name}.{ATTENTION_NORM}", tuple(f"{name}.{each}" for each in (QUERY, KEY, VALUE))))
+        norms.append((f"{name}.{FEED_NORM}", (f"{name}.{UP}",)))
+    return Stream(
+        width=begin.out_channels,
+        writers=(patches, *(f"{name}.{each}" for name in names for each in (OUTPUT, DOWN))),
+        parameters=tuple(name for name, _ in model.named_parameters() if name in added),
+        norms=tuple(norms),
+        centred=True,
+    )
 
 
 def _head(model: nn.Module, found: Inventory) -> tuple[Scaling, ...]:

@@ -7,6 +7,8 @@ Rotations and scale smoothing get simpler behind such a norm, and all its reader
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from tercile.quantization.families import Family
@@ -57,28 +59,39 @@ def fold_norms(model: nn.Module, family: Family) -> Rewrite:
     for scaling in family.all_scalings:
         if scaling.kind != "norm":
             continue
-        gain_name, bias_name = f"{scaling.producer}.weight", f"{scaling.producer}.bias"
-        gain = new.get(gain_name)
-        bias = new.get(bias_name) if bias_name in new else None
-        if bias is not None and is_constant(bias, 0):
-            bias = None
-        if is_constant(gain, 1) and bias is None:
-            continue
-        if bias is not None:
-            without = [reader for reader in scaling.readers if f"{reader}.bias" not in new]
-            if without:
-                reason = f"{', '.join(without)} has no bias to take it"
-                left.append((f"gain and bias of {scaling.producer}", reason))
-                continue
-        for reader in scaling.readers:
-            weight = new.get(f"{reader}.weight")
-            if bias is not None:
-                new.put(f"{reader}.bias", new.get(f"{reader}.bias") + weight @ bias)
-            new.put(f"{reader}.weight", weight * gain)
-        new.put(gain_name, gain.new_ones(gain.shape))
-        if bias is not None:
-            new.put(bias_name, bias.new_zeros(bias.shape))
-        what = "gain" if bias is None else "gain and bias"
-        merged.append((f"{what} of {scaling.producer}", ", ".join(scaling.readers)))
+        said, why_not = fold_norm(new, scaling.producer, scaling.readers)
+        if why_not:
+            left.append((said, why_not))
+        elif said:
+            merged.append((said, ", ".join(scaling.readers)))
     new.apply()
     return Rewrite(tuple(merged), tuple(left))
+
+
+def fold_norm(new: NewParameters, norm: str, readers: Sequence[str]) -> tuple[str, str]:
+    """Folds one norm's gain and bias into its readers.
+
+    Returns
+    -------
+    What there was to fold, empty if nothing, and why it was not done, empty if it was.
+    """
+    gain_name, bias_name = f"{norm}.weight", f"{norm}.bias"
+    gain = new.get(gain_name)
+    bias = new.get(bias_name) if bias_name in new else None
+    if bias is not None and is_constant(bias, 0):
+        bias = None
+    if is_constant(gain, 1) and bias is None:
+        return "", ""
+    if bias is not None:
+        without = [reader for reader in readers if f"{reader}.bias" not in new]
+        if without:
+            return f"gain and bias of {norm}", f"{', '.join(without)} has no bias to take it"
+    for reader in readers:
+        weight = new.get(f"{reader}.weight")
+        if bias is not None:
+            new.put(f"{reader}.bias", new.get(f"{reader}.bias") + weight @ bias)
+        new.put(f"{reader}.weight", weight * gain)
+    new.put(gain_name, gain.new_ones(gain.shape))
+    if bias is not None:
+        new.put(bias_name, bias.new_zeros(bias.shape))
+    return ("gain" if bias is None else "gain and bias") + f" of {norm}", ""
