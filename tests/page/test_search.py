@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
+import subprocess
+import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from tercile.page.database import NAME, Database
 from tercile.page.methods import Shelf
 from tercile.page.search import Batcher, Collection, Document, Filter, Search, Words, blend
 from tercile.page.search.documents import method_documents
+from tercile.page.search.elsewhere import Elsewhere
 from tercile.page.search.encoder import default_model
 from tercile.page.search.vectors import catalogue_vectors, model_digest
 
@@ -209,3 +214,75 @@ def test_the_encoder_agrees_with_the_library_and_hardly_moves_in_bfloat16() -> N
     expected = api.load(default_model()).encode(texts)
     assert np.abs(SmallBert(default_model(), half=False).encode(texts) - expected).max() < 1e-5
     assert (1 - (SmallBert(default_model(), half=True).encode(texts) * expected).sum(1)).max() < 1e-3
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Elsewhere]:
+    pytest.importorskip("torch")
+    made = Elsewhere(default_model())
+    yield made
+    made.close()
+
+
+def test_another_process_embeds_as_this_one_would(elsewhere: Elsewhere) -> None:
+    from tercile.page.search import SmallBert
+
+    texts = ["few bits", "line\nbreak, \"quotes\" and ünïcödé", ""]
+    assert np.abs(elsewhere.encode(texts) - SmallBert(default_model()).encode(texts)).max() < 1e-6
+
+
+CHILD = """
+import json, sys
+sys.stdout.buffer.write(b'{"width": 2}\\n'); sys.stdout.flush()
+for line in sys.stdin:
+    texts = json.loads(line)
+    if "die" in texts: sys.exit(1)
+    sys.stdout.buffer.write(bytes(8 * len(texts))); sys.stdout.flush()
+"""
+
+
+def test_a_process_that_died_costs_one_answer_and_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tercile.page.search.elsewhere.PAUSE", 0.3)
+    made = Elsewhere(Path("any"), command=(sys.executable, "-c", CHILD))
+    assert made.encode(["a", "b"]).shape == (2, 2)
+    with pytest.raises(OSError, match="died"):
+        made.encode(["die"])
+    time.sleep(0.4)
+    assert made.encode(["a"]).shape == (1, 2)
+    process = made._process
+    made.close()
+    assert process is not None and process.returncode == 0
+
+
+def test_a_reader_is_answered_by_words_while_the_process_is_away(tmp_path: Path) -> None:
+    class Away:
+        def encode(self, texts: Sequence[str]) -> np.ndarray:
+            raise OSError("died")
+
+    search = Search(Shelf(Path("evidence")), Database(tmp_path / NAME), encoder=Away())
+    found = asyncio.run(search.find("quantile regression", mode="both"))
+    assert found.mode == "words" and found.hits and "started anew" in found.notice
+
+
+def test_a_model_that_can_not_be_loaded_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+        Elsewhere(tmp_path)
+
+
+def test_the_process_ends_with_the_page_even_if_that_is_killed() -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom tercile.page.search.elsewhere import Elsewhere\n"
+        f"made = Elsewhere(Path('any'), command=(sys.executable, '-c', {CHILD!r}))\n"
+        "print(made._process.pid, flush=True); time.sleep(60)\n"
+    )
+    page = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert page.stdout is not None
+    child = int(page.stdout.readline())
+    page.kill()
+    page.wait()
+    for _ in range(500):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the process goes on")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,8 +116,6 @@ def _serve(config: Path | None, data: Path | None, host: str | None, port: int |
         from tercile.page.observing import log_to_standard_error
 
         log_to_standard_error()
-        # Embedding takes Python's lock a hundred times a batch; by default each time may wait 5 ms for it.
-        sys.setswitchinterval(0.0002)
         print(f"tercile page  {settings.address}  (Ctrl-C stops it)", flush=True)
         # Whose X-Forwarded-For is believed is the page's own setting; more connections than that are refused.
         uvicorn.run(

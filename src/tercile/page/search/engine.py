@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tercile.page.database import Database
 from tercile.page.methods import Methods, Shelf
 from tercile.page.search import vectors
 from tercile.page.search.batching import Batcher
 from tercile.page.search.collection import Collection
 from tercile.page.search.documents import IMPORTED, Document, Filter, method_documents, paper_documents
-from tercile.page.search.encoder import Encoder, SmallBert, default_model, why_not
+from tercile.page.search.elsewhere import Elsewhere
+from tercile.page.search.encoder import Encoder, default_model, why_not
 
 Mode = Literal["both", "meaning", "words"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -110,6 +114,7 @@ class Search:
         self._catalogue = vectors.catalogue_vectors(self._model)
         self._batcher = Batcher(encoder, told) if encoder else None
         self._notice = "" if encoder else why_not(self._folder) or "search by meaning is getting ready"
+        self._elsewhere: Elsewhere | None = None
         self._worker = ThreadPoolExecutor(1, "search")
         self._tasks: set[asyncio.Task[None]] = set()
         self._looked = 0.0
@@ -133,12 +138,13 @@ class Search:
             return
         try:
             encoder = await asyncio.get_running_loop().run_in_executor(
-                self._worker, lambda: SmallBert(self._folder, threads=self._threads)
+                self._worker, lambda: Elsewhere(self._folder, threads=self._threads)
             )
-        except (ImportError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             logger.warning("the encoder can't be loaded: %s", error)
             self._notice = "search by meaning can't load its model; the log of the page says why"
             return
+        self._elsewhere = encoder
         self._batcher = Batcher(encoder, self._told)
         self._start(self._embed_missing())
 
@@ -167,25 +173,30 @@ class Search:
         if not query:
             passing = (Hit(document) for document in collection.documents if wanted.passes(document))
             return Found(tuple(passing), mode)
+        vector, notice = (None, "") if mode == "words" else await self._vector(query)
         worded: list[int] = []
-        if mode != "meaning" or not self.ready:
+        if mode != "meaning" or vector is None:
             found = collection.words.search(query)
             worded = [at for at in found if not wanted or wanted.passes(collection.documents[at])]
-        if mode == "words" or self._batcher is None:
-            hits = tuple(Hit(collection.documents[at]) for at in worded[:most])
-            why = (
-                ""
-                if mode == "words"
-                else f"{self.notice[:1].upper()}{self.notice[1:]}. These were found by their words."
-            )
-            return Found(hits, "words", why)
-        vector = await self._batcher.encode(query)
+        if vector is None:
+            why = f"{notice[:1].upper()}{notice[1:]}. These were found by their words." if notice else ""
+            return Found(tuple(Hit(collection.documents[at]) for at in worded[:most]), "words", why)
         meant = collection.nearest(vector, wanted, min(most, DEPTH))
         if mode == "meaning":
             return Found(tuple(Hit(collection.documents[at], cosine) for at, cosine in meant), mode)
         cosines = dict(meant)
         blended = blend([worded[:DEPTH], [at for at, _ in meant]])[:most]
         return Found(tuple(Hit(collection.documents[at], cosines.get(at)) for at in blended), mode)
+
+    async def _vector(self, query: str) -> tuple[NDArray[np.float32] | None, str]:
+        """The query's vector, or why there is none."""
+        if self._batcher is None:
+            return None, self.notice
+        try:
+            return await self._batcher.encode(query), ""
+        except (OSError, ValueError) as error:
+            logger.warning("a query can't be embedded: %s", error)
+            return None, "search by meaning is being started anew"
 
     def similar(self, key: str, k: int = 5) -> list[Hit]:
         """Documents nearest in meaning to one of them; needs no encoder."""
@@ -232,7 +243,11 @@ class Search:
         missing = self.collection.without_vectors
         for start in range(0, len(missing), TOGETHER):
             together = missing[start : start + TOGETHER]
-            rows = await self._batcher.encode_all([document.text for document in together])
+            try:
+                rows = await self._batcher.encode_all([document.text for document in together])
+            except (OSError, ValueError) as error:
+                logger.warning("texts can't be embedded: %s", error)
+                return
             for document, row in zip(together, rows):
                 if document.verdict != IMPORTED:  # a summary that changed since the package was made
                     self._catalogue[document.digest] = row
@@ -255,6 +270,8 @@ class Search:
         self._worker.shutdown(wait=False, cancel_futures=True)
         if self._batcher is not None:
             self._batcher.close()
+        if self._elsewhere is not None:
+            self._elsewhere.close()
 
 
 def blend(rankings: list[list[int]]) -> list[int]:
