@@ -3,8 +3,8 @@
     python benchmarks/page.py [--seconds 10]
 
 The page runs in a process of its own, as `tercile page` starts it; readers are connections that ask the next query as
-soon as they have an answer. With distinct queries every one is embedded; with repeats most come from memory. Both
-processes share the machine's cores.
+soon as they have an answer. With distinct queries every one is embedded; with repeats most come from memory. The
+page, the process that embeds and the readers share the machine's cores.
 """
 
 from __future__ import annotations
@@ -123,6 +123,12 @@ def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
     raise RuntimeError("the page did not get ready")
 
 
+def priority() -> str:
+    """Said in the table where the run was not disturbed by what else the machine did: ``chrt -r 1 python ...``."""
+    first = os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO)
+    return " Other work ran on the machine at a lower priority (this was run under `chrt -r 1`)." if first else ""
+
+
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__)
     given.add_argument("--seconds", type=float, default=10.0, help="of each round")
@@ -158,7 +164,7 @@ def main() -> None:
         "",
         f"{READERS} readers at once where not said otherwise, each asking again as soon as it is answered; the middle "
         f"of {options.rounds} rounds of {options.seconds:g} s. Page and readers share the machine: "
-        f"{describe_machine()['cpu']}, {os.cpu_count()} cores.",
+        f"{describe_machine()['cpu']}, {os.cpu_count()} cores.{priority()}",
         "",
         "| what | a second | failed | median | 95% | 99% |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -168,7 +174,8 @@ def main() -> None:
         lines.append(f"| {name} | {one['a_second']:.0f} | {one['failed']} | {times} |")
     print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / "page.json", {"machine": describe_machine(), "readers": READERS, "results": found})
+    told = {"machine": describe_machine(), "load": os.getloadavg(), "readers": READERS, "results": found}
+    write_json(RESULTS / "page.json", told)
     write_atomically(RESULTS / "page.md", ("\n".join(lines) + "\n").encode())
 
 
