@@ -217,3 +217,11 @@ def test_no_template_lets_anything_through_unescaped() -> None:
 def test_a_password_for_mail_is_in_no_printed_setting() -> None:
     made = load_settings(environment={"TERCILE_PAGE_SMTP_PASSWORD": "hunter2"})
     assert made.smtp_password == "hunter2" and "hunter2" not in repr(made)
+
+
+@pytest.mark.parametrize("file", ["deploy/Dockerfile", "deploy/tercile-page.service"])
+def test_what_deployment_sets_are_settings(file: str) -> None:
+    names = re.findall(r"\bTERCILE_PAGE_[A-Z_]+", Path(file).read_text())
+    assert names
+    for name in names:
+        assert name.removeprefix("TERCILE_PAGE_").lower() in Settings.__dataclass_fields__
