@@ -2,6 +2,7 @@
 #pragma once
 #include "../runtime/packed.hpp"
 #include "lanes.hpp"
+#include "packed_steps.hpp"
 
 namespace tercile::TERCILE_TARGET {
 
@@ -38,9 +39,26 @@ TERCILE_INLINE float scale_of(const PackedRows& w, std::size_t row, std::size_t 
   for (std::size_t i = 0; i < count; ++i) out[i] = w.table[codes[i]];
 }
 
-[[maybe_unused]] static void arrange_plain(const float* x, std::size_t columns, float* out) {
-  for (std::size_t c = 0; c < columns; ++c) out[c] = x[c];
-  for (std::size_t c = columns; c < runs_of(columns) * kRun; ++c) out[c] = 0.0f;
+[[maybe_unused]] static void scales_plain(const PackedRows& w, std::size_t row, std::size_t first, std::size_t count,
+                                          float factor, float* out) {
+  for (std::size_t b = 0; b < count; ++b) out[b] = factor * scale_of(w, row, first + b);
+}
+
+[[maybe_unused]] static void arrange_plain(const PackedRows& w, const float* x, float* out) {
+  for (std::size_t c = 0; c < w.columns; ++c) out[c] = x[c];
+  for (std::size_t c = w.columns; c < runs_of(w.columns) * kRun; ++c) out[c] = 0.0f;
+}
+
+[[maybe_unused]] static void arrange_bytes_plain(const PackedRows& w, const std::int8_t* x, std::int8_t* out,
+                                                 std::int32_t* start, std::size_t runs_in_part) {
+  for (std::size_t run = 0; run < runs_of(w.columns); ++run) {
+    std::int32_t* to = start + run / runs_in_part * 16;
+    for (std::size_t i = 0; i < 16; ++i) {
+      std::int32_t sum = 0;
+      for (std::size_t c = run * kRun + 4 * i; c < run * kRun + 4 * i + 4; ++c) sum += out[c] = x[c];
+      to[i] = (run % runs_in_part ? to[i] : 0) - w.base * sum;
+    }
+  }
 }
 
 [[maybe_unused]] static bool dot_floats_plain(const PackedRows&, std::size_t, std::size_t, const FloatRows&, float*, float*, std::size_t) {
@@ -70,38 +88,6 @@ TERCILE_INLINE float scale_of(const PackedRows& w, std::size_t row, std::size_t 
       y[t * y_step + r] = total * w.unit * x.scale[t] + offsets;
     }
   return true;
-}
-
-[[maybe_unused]] static float dot_lanes(const float* a, const float* b, std::size_t n) {
-  Lanes sum{};
-  std::size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) sum += load(a + i) * load(b + i);
-  float total = 0.0f;
-  for (int lane = 0; lane < kLanes; ++lane) total += sum[lane];
-  for (; i < n; ++i) total += a[i] * b[i];
-  return total;
-}
-
-[[maybe_unused]] static float round_row(const float* x, std::size_t columns, float scale, std::int8_t* out) {
-  float largest = 0.0f;
-  int strange = 0;
-#pragma omp simd reduction(max : largest) reduction(| : strange)
-  for (std::size_t c = 0; c < columns; ++c) {
-    const float size = __builtin_fabsf(x[c]);
-    strange |= !(size <= 3.402823466e38f);
-    largest = largest > size ? largest : size;
-  }
-  if (scale == 0.0f) scale = largest / 127.0f;
-  // Below float32's normal numbers 1 / scale may overflow: such rows are taken for zeros.
-  const float inverse = scale >= 1e-37f ? 1.0f / scale : 0.0f;
-#pragma omp simd
-  for (std::size_t c = 0; c < columns; ++c) {
-    float value = x[c] * inverse;
-    value = value < 127.0f ? (value > -127.0f ? value : -127.0f) : 127.0f;
-    // Adding and taking away 1.5 * 2^23 leaves the nearest whole number, halves to even.
-    out[c] = static_cast<std::int8_t>(static_cast<std::int32_t>((value + 12582912.0f) - 12582912.0f));
-  }
-  return strange ? __builtin_nanf("") : inverse == 0.0f ? 0.0f : scale;  // NaN and infinity show in the product
 }
 
 [[maybe_unused]] static void shift_in_plain(const std::uint8_t* words, std::size_t bytes, std::size_t at, int bits, std::size_t columns,

@@ -5,7 +5,8 @@
 namespace tercile {
 using namespace packed_plain;
 const PackedKernels packed_kernels_plain = {
-    "plain",      codes_plain, values_plain,    arrange_plain, dot_floats_plain, dot_wholes_plain, dot_lanes,
-    round_row,    kPanelRows,  panel_floats,    multiply_floats, nullptr,        nullptr,          shift_in_plain,
-    look_up_floats_plain, look_up_bytes_plain};
+    "plain",         false,        codes_plain, values_plain, scales_plain,   arrange_plain,
+    arrange_bytes_plain, dot_floats_plain, dot_wholes_plain, dot_lanes, sum_bytes, round_row,
+    affine,          kPanelRows,   panel_floats, multiply_floats, nullptr,    nullptr,
+    nullptr,         nullptr,      finish,      shift_in_plain, look_up_floats_plain, look_up_bytes_plain};
 }  // namespace tercile

@@ -1,0 +1,257 @@
+// Products of a few rows of activations with codes as they are stored, by AVX-512 with VBMI and VNNI: eight rows of the
+// matrix at a time, so that activations are read once for all eight and memory delivers eight streams.
+#pragma once
+#include "packed_avx512_codes.hpp"
+
+namespace tercile::TERCILE_TARGET {
+
+static void scales_avx512(const PackedRows& w, std::size_t row, std::size_t first, std::size_t count, float factor,
+                          float* out) {
+  const std::size_t at = row / w.tall * w.across + first;
+  const __m512 by = _mm512_set1_ps(factor);
+  for (std::size_t b = 0; b < count; b += 16) {
+    const __mmask16 there = static_cast<__mmask16>(count - b < 16 ? (1u << (count - b)) - 1u : 0xffffu);
+    const __m512 scale = w.scale ? _mm512_maskz_loadu_ps(there, w.scale + at + b)
+                                 : _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(there, w.half_scale + at + b));
+    _mm512_mask_storeu_ps(out + b, there, _mm512_mul_ps(scale, by));
+  }
+}
+
+TERCILE_INLINE float offsets_of(const PackedRows& w, std::size_t row, const float* sums) {
+  return w.offset ? dot_lanes(w.offset + row / w.tall * w.across, sums, w.across) : 0.0f;
+}
+
+// What both products share, for some rows and some tokens at once: every lane of `total` sums scaled products.
+template <typename Product, int rows, int tokens>
+struct DotRows {
+  using Codes = typename Product::Codes;
+  using Sum = typename Product::Sum;
+  static constexpr std::size_t kCodes = kRun * Codes::kPlanes;
+  const PackedRows& w;
+  const Product& product;
+  std::size_t token;
+  const std::uint8_t* words[rows];
+  const float* scales[rows];
+  __m512 total[rows][tokens];
+
+  TERCILE_MEMBER __m512i load(int r, std::size_t run) const { return Codes::load(words[r] + run * Codes::kBytes); }
+  TERCILE_MEMBER __m512i load_last(int r, std::size_t run) const {
+    const std::size_t at = run * Codes::kBytes;
+    return Codes::load_last(words[r] + at, w.row_bytes - at);
+  }
+  // The rows that come next are asked for in time: what the processor foresees by itself reaches half the bandwidth.
+  TERCILE_MEMBER void prefetch(int r, std::size_t run) const {
+    _mm_prefetch(reinterpret_cast<const char*>(words[r]) + rows * w.row_bytes + run * Codes::kBytes, _MM_HINT_T0);
+  }
+
+  // A block of some whole runs is summed and then scaled.
+  template <typename Load>
+  TERCILE_MEMBER void block(std::size_t number, std::size_t run, std::size_t runs, Load load_run) {
+    Sum sum[rows][tokens];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+      for (int t = 0; t < tokens; ++t) sum[r][t] = product.begin(token + t, number);
+#pragma GCC unroll 2
+    for (std::size_t i = 0; i < runs; ++i)
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) {
+        prefetch(r, run + i);
+        product.template add<tokens>(load_run(r, run + i), token, run + i, sum[r]);
+      }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const __m512 scale = _mm512_set1_ps(scales[r][number]);
+#pragma GCC unroll 8
+      for (int t = 0; t < tokens; ++t) total[r][t] = _mm512_fmadd_ps(Product::real(sum[r][t]), scale, total[r][t]);
+    }
+  }
+
+  // A run of several blocks is scaled lane by lane: a lane holds the sum over 4 * kPlanes codes that lie side by side.
+  template <typename Load>
+  TERCILE_MEMBER void blocks(std::size_t run, Load load_run) {
+    const __m512i block_of = _mm512_loadu_si512(w.lane_block + run * 16);
+    const std::size_t first = run * kCodes / w.wide;
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const __m512 scale = _mm512_permutexvar_ps(block_of, _mm512_loadu_ps(scales[r] + first));
+      prefetch(r, run);
+      Sum sum[tokens];
+#pragma GCC unroll 8
+      for (int t = 0; t < tokens; ++t) sum[t] = product.begin(token + t, run);
+      product.template add<tokens>(load_run(r, run), token, run, sum);
+#pragma GCC unroll 8
+      for (int t = 0; t < tokens; ++t) total[r][t] = _mm512_fmadd_ps(Product::real(sum[t]), scale, total[r][t]);
+    }
+  }
+
+  TERCILE_MEMBER void all() {
+    const std::size_t full = w.columns / kCodes, runs = (w.columns + kCodes - 1) / kCodes;
+    const auto inner = [&](int r, std::size_t run) __attribute__((always_inline)) { return load(r, run); };
+    const auto last = [&](int r, std::size_t run) __attribute__((always_inline)) { return load_last(r, run); };
+    if (w.lane_block) {
+      for (std::size_t run = 0; run < full; ++run) blocks(run, inner);
+      if (full < runs) blocks(full, last);
+      return;
+    }
+    const std::size_t in_block = w.across == 1 ? runs : w.wide / kCodes;
+    std::size_t number = 0, run = 0;
+    if (in_block == 1) {
+      for (; run < full; ++run) block(number++, run, 1, inner);
+    } else if (in_block == 2) {
+      for (; run + 2 <= full; run += 2) block(number++, run, 2, inner);
+    } else {
+      for (; run + in_block <= full; run += in_block) block(number++, run, in_block, inner);
+    }
+    if (run < runs) block(number, run, runs - run, last);
+  }
+};
+
+template <typename Product, int rows, int tokens>
+static void dot_rows(const PackedRows& w, const Product& product, std::size_t row, std::size_t token, float* space,
+                     float* y, std::size_t y_step) {
+  DotRows<Product, rows, tokens> dot{w, product, token, {}, {}, {}};
+  for (int r = 0; r < rows; ++r) {
+    float* scales = space + r * (w.across + 16);
+    scales_avx512(w, row + r, 0, w.across, 1.0f, scales);
+    dot.words[r] = w.words + (row + r) * w.row_bytes;
+    dot.scales[r] = scales;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; ++t) dot.total[r][t] = _mm512_setzero_ps();
+  dot.all();
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; ++t)
+      y[(token + t) * y_step + row + r] = product.end(_mm512_reduce_add_ps(dot.total[r][t]), token + t, row + r);
+}
+
+template <typename C, Look look>
+struct FloatProduct {
+  using Codes = C;
+  using Sum = __m512;
+  const PackedRows& w;
+  const FloatRows& x;
+  Table table;
+
+  TERCILE_MEMBER static __m512 real(Sum sum) { return sum; }
+  TERCILE_MEMBER Sum begin(std::size_t, std::size_t) const { return _mm512_setzero_ps(); }
+  template <int tokens>
+  TERCILE_MEMBER void add(__m512i run, std::size_t token, std::size_t number, Sum* sum) const {
+    each_of<4 * C::kPlanes>([&](auto part) __attribute__((always_inline)) {
+      const __m512 value = value_of<look>(C::template lane<look, decltype(part){} / 4, decltype(part){} % 4>(run), table);
+#pragma GCC unroll 8
+      for (int t = 0; t < tokens; ++t) {
+        const float* from = x.x + (token + t) * x.step + number * kRun * C::kPlanes;
+        sum[t] = _mm512_fmadd_ps(value, _mm512_loadu_ps(from + 16 * part), sum[t]);
+      }
+    });
+  }
+  float end(float total, std::size_t token, std::size_t row) const {
+    return total + offsets_of(w, row, x.sums + token * w.across);
+  }
+};
+
+template <typename C, bool mapped>
+struct WholeProduct {
+  using Codes = C;
+  using Sum = __m512i;
+  const PackedRows& w;
+  const WholeRows& x;
+  __m512i map[4];
+
+  TERCILE_MEMBER static __m512 real(Sum sum) { return _mm512_cvtepi32_ps(sum); }
+  TERCILE_MEMBER Sum begin(std::size_t token, std::size_t part) const {
+    return _mm512_loadu_si512(x.start + (token * x.parts + part) * 16);
+  }
+  template <int tokens>
+  TERCILE_MEMBER void add(__m512i run, std::size_t token, std::size_t number, Sum* sum) const {
+    each_of<C::kPlanes>([&](auto plane) __attribute__((always_inline)) {
+      __m512i codes = C::template whole<decltype(plane){}>(run);
+      if constexpr (mapped) codes = mapped_codes<C::kBits>(codes, map);
+#pragma GCC unroll 8
+      for (int t = 0; t < tokens; ++t)
+        sum[t] = _mm512_dpbusd_epi32(
+            sum[t], codes, _mm512_loadu_si512(x.x + (token + t) * x.step + (number * C::kPlanes + plane) * kRun));
+    });
+  }
+  float end(float total, std::size_t token, std::size_t row) const {
+    return total * (w.unit * x.scale[token]) + offsets_of(w, row, x.sums + token * w.across);
+  }
+};
+
+template <typename Product>
+static bool dot_all(const PackedRows& w, const Product& product, std::size_t first, std::size_t last, std::size_t m,
+                    float* space, float* y, std::size_t y_step) {
+  for (std::size_t token = 0; token < m;) {
+    std::size_t row = first;
+    if (m - token == 1) {
+      for (; row + 8 <= last; row += 8) dot_rows<Product, 8, 1>(w, product, row, token, space, y, y_step);
+      for (; row < last; ++row) dot_rows<Product, 1, 1>(w, product, row, token, space, y, y_step);
+      token += 1;
+    } else {
+      for (; row + 4 <= last; row += 4) dot_rows<Product, 4, 2>(w, product, row, token, space, y, y_step);
+      for (; row < last; ++row) dot_rows<Product, 1, 2>(w, product, row, token, space, y, y_step);
+      token += 2;
+    }
+  }
+  return true;
+}
+
+// call(bits, by_plane), a statement that returns, for the codes of w.
+#define TERCILE_BY_CODES(w, call)                          \
+  switch (w.bits + (w.planes > 1 ? 10 : 0)) {              \
+    case 11: { call(1, true); }                            \
+    case 12: { call(2, true); }                            \
+    case 14: { call(4, true); }                            \
+    case 1: { call(1, false); }                            \
+    case 2: { call(2, false); }                            \
+    case 3: { call(3, false); }                            \
+    case 4: { call(4, false); }                            \
+    case 5: { call(5, false); }                            \
+    case 6: { call(6, false); }                            \
+    case 7: { call(7, false); }                            \
+    default: { call(8, false); }                           \
+  }
+
+TERCILE_INLINE bool suits(const PackedRows& w) {
+  return w.across == 1 || w.wide % (kRun * static_cast<std::size_t>(w.planes)) == 0 || w.lane_block;
+}
+
+static bool dot_floats_avx512(const PackedRows& w, std::size_t first, std::size_t last, const FloatRows& x, float* space,
+                              float* y, std::size_t y_step) {
+  if (!suits(w)) return false;
+  const Table table = table_of(w);
+  const auto all = [&]<int bits, bool by_plane>() {
+    const auto look = [&]<Look how>() {
+      return dot_all(w, FloatProduct<Codes<bits, by_plane>, how>{w, x, table}, first, last, x.m, space, y, y_step);
+    };
+    if constexpr (bits <= 4) {
+      return look.template operator()<Look::in16>();
+    } else if constexpr (bits == 5) {
+      return look.template operator()<Look::in32>();
+    } else {
+      return w.linear ? look.template operator()<Look::linear>() : look.template operator()<Look::memory>();
+    }
+  };
+#define TERCILE_CALL(b, p) return all.template operator()<b, p>()
+  TERCILE_BY_CODES(w, TERCILE_CALL)
+#undef TERCILE_CALL
+}
+
+static bool dot_wholes_avx512(const PackedRows& w, std::size_t first, std::size_t last, const WholeRows& x, float* space,
+                              float* y, std::size_t y_step) {
+  if (!suits(w)) return dot_wholes_plain(w, first, last, x, space, y, y_step);
+#define TERCILE_CALL(b, p)                                                                                          \
+  if (!w.whole) return dot_all(w, WholeProduct<Codes<b, p>, false>{w, x, {}}, first, last, x.m, space, y, y_step);   \
+  WholeProduct<Codes<b, p>, true> product{w, x, {}};                                                                \
+  for (int i = 0; i < 4; ++i) product.map[i] = _mm512_loadu_si512(w.whole + 64 * i);                                 \
+  return dot_all(w, product, first, last, x.m, space, y, y_step)
+  TERCILE_BY_CODES(w, TERCILE_CALL)
+#undef TERCILE_CALL
+}
+
+}  // namespace tercile::TERCILE_TARGET

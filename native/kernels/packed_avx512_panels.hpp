@@ -1,0 +1,161 @@
+// Dense products of decoded panels of bytes, by AVX-512 with VNNI: 12 rows of activations times 32 rows of the matrix are
+// summed in 24 registers.
+#pragma once
+#include "packed_avx512_codes.hpp"
+#include "packed_panels.hpp"
+
+namespace tercile::TERCILE_TARGET {
+
+// 16 rows of 16 dwords become 16 columns: pairs, fours, and then quarters of a register.
+TERCILE_INLINE void transpose(__m512i r[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+// Dwords of 16 rows from `rows` on, a square at a time, to columns of `wide` dwords.
+TERCILE_INLINE void turn(const void* rows, std::size_t step, std::size_t dwords, std::int32_t* out, std::size_t wide) {
+  const std::int32_t* from = static_cast<const std::int32_t*>(rows);
+  for (std::size_t c = 0; c < dwords; c += 16) {
+    const std::size_t some = dwords - c < 16 ? dwords - c : 16;
+    const __mmask16 mask = static_cast<__mmask16>((1u << some) - 1u);
+    __m512i square[16];
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) square[r] = _mm512_maskz_loadu_epi32(mask, from + r * step + c);
+    transpose(square);
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r)
+      if (static_cast<std::size_t>(r) < some) _mm512_storeu_si512(out + (c + r) * wide, square[r]);
+  }
+}
+
+static void panel_floats_avx512(const float* rows, std::size_t step, std::size_t columns, float* panel) {
+  for (int half = 0; half < kPanelLanes; ++half)
+    turn(rows + half * 16 * step, step, columns, reinterpret_cast<std::int32_t*>(panel) + half * 16, kPanelRows);
+}
+
+static void panel_bytes_avx512(const std::uint8_t* rows, std::size_t step, std::size_t columns, std::uint8_t* panel) {
+  for (int half = 0; half < kPanelLanes; ++half)
+    turn(rows + half * 16 * step, step / 4, columns / 4, reinterpret_cast<std::int32_t*>(panel) + half * 16, kPanelRows);
+}
+
+// A panel from words of 1, 2, 4 or 8 bits a code: packed dwords are turned, and each then gives as many dwords of codes as
+// it holds planes.
+template <int bits, bool mapped>
+static void panel_of_words(const PackedRows& w, std::size_t row, std::size_t some, std::size_t first, std::size_t count,
+                           std::uint8_t* panel) {
+  using C = Codes<bits, true>;
+  __m512i map[4];
+  if (mapped)
+    for (int i = 0; i < 4; ++i) map[i] = _mm512_loadu_si512(w.whole + 64 * i);
+  const std::size_t dwords = (count * bits + 31) / 32, start = first / 8 * bits;
+  for (std::size_t half = 0; half < kPanelLanes; ++half) {
+    const std::uint8_t* from[16];
+    for (std::size_t r = 0; r < 16; ++r) {
+      const std::size_t at = half * 16 + r < some ? half * 16 + r : some - 1;
+      from[r] = w.words + (row + at) * w.row_bytes + start;
+    }
+    for (std::size_t c = 0; c < dwords; c += 16) {
+      const std::size_t left = dwords - c < 16 ? dwords - c : 16;
+      const __mmask16 mask = static_cast<__mmask16>((1u << left) - 1u);
+      __m512i square[16];
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; ++r) square[r] = _mm512_maskz_loadu_epi32(mask, from[r] + 4 * c);
+      transpose(square);
+#pragma GCC unroll 16
+      for (int q = 0; q < 16; ++q) {
+        if (static_cast<std::size_t>(q) >= left) break;
+        std::uint8_t* to = panel + ((c + q) * C::kPlanes * kPanelLanes + half) * 64;
+        each_of<C::kPlanes>([&](auto plane) __attribute__((always_inline)) {
+          __m512i codes = C::template whole<decltype(plane){}>(square[q]);
+          if constexpr (mapped) codes = mapped_codes<bits>(codes, map);
+          _mm512_storeu_si512(to + plane * kPanelLanes * 64, codes);
+        });
+      }
+    }
+  }
+}
+
+static void panel_words_avx512(const PackedRows& w, std::size_t row, std::size_t some, std::size_t first,
+                               std::size_t count, std::uint8_t* panel) {
+#define TERCILE_CALL(b) \
+  return w.whole ? panel_of_words<b, true>(w, row, some, first, count, panel) \
+                 : panel_of_words<b, false>(w, row, some, first, count, panel)
+  switch (w.bits) {
+    case 1: TERCILE_CALL(1);
+    case 2: TERCILE_CALL(2);
+    case 4: TERCILE_CALL(4);
+    default: TERCILE_CALL(8);
+  }
+#undef TERCILE_CALL
+}
+
+template <int tokens>
+static void multiply_whole_tokens(const std::int8_t* x, std::size_t x_step, const std::uint8_t* panel,
+                                  const PanelParts& parts, const std::int32_t* start, float* y, std::size_t y_step) {
+  for (std::size_t part = 0; part < parts.count; ++part) {
+    __m512i sum[tokens][2];
+#pragma GCC unroll 16
+    for (int t = 0; t < tokens; ++t) sum[t][0] = sum[t][1] = _mm512_set1_epi32(start[t * parts.start_step + part]);
+    for (const std::int8_t* end = x + parts.columns[part]; x < end; x += 4, panel += 4 * kPanelRows) {
+      const __m512i w0 = _mm512_loadu_si512(panel), w1 = _mm512_loadu_si512(panel + 64);
+#pragma GCC unroll 16
+      for (int t = 0; t < tokens; ++t) {
+        std::int32_t quad;
+        __builtin_memcpy(&quad, x + t * x_step, 4);
+        const __m512i value = _mm512_set1_epi32(quad);
+        sum[t][0] = _mm512_dpbusd_epi32(sum[t][0], w0, value);
+        sum[t][1] = _mm512_dpbusd_epi32(sum[t][1], w1, value);
+      }
+    }
+    const __m512 s0 = _mm512_loadu_ps(parts.scale + part * kPanelRows);
+    const __m512 s1 = _mm512_loadu_ps(parts.scale + part * kPanelRows + 16);
+#pragma GCC unroll 16
+    for (int t = 0; t < tokens; ++t) {
+      float* to = y + t * y_step;
+      _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][0]), s0, _mm512_loadu_ps(to)));
+      _mm512_storeu_ps(to + 16, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][1]), s1, _mm512_loadu_ps(to + 16)));
+    }
+  }
+}
+
+template <int tokens>
+static void multiply_whole_some(int some, const std::int8_t* x, std::size_t x_step, const std::uint8_t* panel,
+                                const PanelParts& parts, const std::int32_t* start, float* y, std::size_t y_step) {
+  if (some == tokens) return multiply_whole_tokens<tokens>(x, x_step, panel, parts, start, y, y_step);
+  if constexpr (tokens > 1) multiply_whole_some<tokens - 1>(some, x, x_step, panel, parts, start, y, y_step);
+}
+
+static void multiply_bytes_avx512(const std::int8_t* x, std::size_t x_step, std::size_t m, const std::uint8_t* panel,
+                                  const PanelParts& parts, float* y, std::size_t y_step) {
+  each_piece(m, kMostTokens, [&](std::size_t t, int some) {
+    multiply_whole_some<kMostTokens>(some, x + t * x_step, x_step, panel, parts, parts.start + t * parts.start_step,
+                                     y + t * y_step, y_step);
+  });
+}
+
+}  // namespace tercile::TERCILE_TARGET
