@@ -267,14 +267,31 @@ def test_a_reader_is_answered_by_words_while_the_process_is_away(tmp_path: Path)
 def test_a_model_that_can_not_be_loaded_is_said(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
-        Elsewhere(tmp_path)
+        Elsewhere(tmp_path).start()
+
+
+def test_a_process_that_still_loads_is_not_waited_for(tmp_path: Path) -> None:
+    made = Elsewhere(tmp_path, command=(sys.executable, "-c", "import time; time.sleep(60)"))
+
+    def start() -> None:
+        with pytest.raises(ValueError, match="ended while it loaded"):
+            made.start()
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    while made._process is None:
+        time.sleep(0.01)
+    began = time.monotonic()
+    made.close()
+    starting.join(10)
+    assert not starting.is_alive() and time.monotonic() - began < 2
 
 
 def test_the_process_ends_with_the_page_even_if_that_is_killed() -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom tercile.page.search.elsewhere import Elsewhere\n"
         f"made = Elsewhere(Path('any'), command=(sys.executable, '-c', {CHILD!r}))\n"
-        "print(made._process.pid, flush=True); time.sleep(60)\n"
+        "made.start(); print(made._process.pid, flush=True); time.sleep(60)\n"
     )
     page = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert page.stdout is not None

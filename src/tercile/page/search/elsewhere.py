@@ -24,7 +24,7 @@ PATIENCE, PAUSE = 5.0, 30.0
 class Elsewhere:
     """An encoder that loads and runs in another process, which ends when this one does, however that comes about.
 
-    A process that died is started anew by the next call.
+    It is started by `start` or by the first call, and a process that died by a later one.
 
     Parameters
     ----------
@@ -34,11 +34,6 @@ class Elsewhere:
         Of the layers.
     command
         What starts the process; by default `tercile.page.search.child`.
-
-    Raises
-    ------
-    ValueError
-        The process could not load the model; the message says why.
     """
 
     def __init__(self, folder: Path, *, threads: int = 1, command: Sequence[str] | None = None) -> None:
@@ -46,24 +41,30 @@ class Elsewhere:
         self._command = tuple(command or child)
         self._one_at_a_time = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = 0.0
-        self.width = 0
-        self._start()
+        self._started = -PAUSE
+        self._width = 0  # of a vector; 0 while the process has yet to say that it is ready
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process and wait until it has loaded the model, a few seconds.
+
+        Raises
+        ------
+        ValueError
+            It could not; the message says why.
+        """
         self.close()
         self._started = time.monotonic()
         # Each has one thread for texts of a few words; more would take turns with the page's own.
         alone = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=alone
         )
-        assert self._process.stdout is not None
-        told = json.loads(self._process.stdout.readline() or b'{"failed": "the process ended while it loaded"}')
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline() or b'{"failed": "the process ended while it loaded"}')
         if "failed" in told:
             self.close()
             raise ValueError(told["failed"])
-        self.width = int(told["width"])
+        self._width = int(told["width"])
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, float32 (n, width) of unit length.
@@ -73,27 +74,30 @@ class Elsewhere:
         OSError
             The process has died.
         ValueError
-            It died, and could not be started anew.
+            It could not be started.
         """
         with self._one_at_a_time:
             if self._process is None or self._process.poll() is not None:
                 if time.monotonic() - self._started < PAUSE:
                     raise OSError("the process that embeds texts has died; it will be started anew")
-                self._start()
+                self.start()
             assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
             self._process.stdin.write(json.dumps(list(texts)).encode() + b"\n")
             self._process.stdin.flush()
-            size = 4 * self.width * len(texts)
+            size = 4 * self._width * len(texts)
             rows = self._process.stdout.read(size)
             if len(rows) < size:
                 raise OSError("the process that embeds texts has died")
-        return np.frombuffer(rows, dtype="<f4").reshape(len(texts), self.width)
+        return np.frombuffer(rows, dtype="<f4").reshape(len(texts), self._width)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; one that still loads is not waited for."""
         process, self._process = self._process, None
         if process is None or process.stdin is None or process.stdout is None:
             return
+        if not self._width:
+            process.kill()
+        self._width = 0
         try:
             process.stdin.close()  # it ends at the end of its input
             process.wait(PATIENCE)

@@ -137,15 +137,13 @@ class Search:
         if self.ready or why_not(self._folder) is not None:
             return
         try:
-            encoder = await asyncio.get_running_loop().run_in_executor(
-                self._worker, lambda: Elsewhere(self._folder, threads=self._threads)
-            )
+            self._elsewhere = Elsewhere(self._folder, threads=self._threads)
+            await asyncio.get_running_loop().run_in_executor(self._worker, self._elsewhere.start)
         except (OSError, ValueError) as error:
             logger.warning("the encoder can't be loaded: %s", error)
             self._notice = "search by meaning can't load its model; the log of the page says why"
             return
-        self._elsewhere = encoder
-        self._batcher = Batcher(encoder, self._told)
+        self._batcher = Batcher(self._elsewhere, self._told)
         self._start(self._embed_missing())
 
     async def find(self, query: str, wanted: Filter | None = None, mode: Mode = "both", most: int = DEPTH) -> Found:
