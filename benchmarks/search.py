@@ -17,24 +17,19 @@ import json
 import os
 import platform
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["TERCILE_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-import faiss
-import hnswlib
 import numpy as np
-from usearch.index import Index as USearch
 
 from tercile import _native
 from tercile.filters.search import Index
+from tercile.papers.search_peers import Best, Peers, Setting, exact, recall, speeds, timed, tuned
 
 K, DIMENSION, CLUSTERS, SPREAD, QUERIES, GOAL = 10, 128, 1000, 0.6, 500, 0.99
 FOLDER = Path(__file__).resolve().parent / "results"
-Search = Callable[[np.ndarray], np.ndarray]
 
 
 def data(rows: int) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -54,106 +49,20 @@ def data(rows: int) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.nda
     return x, attributes, queries
 
 
-def exact(x: np.ndarray, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Brute force over what passes, as one writes it in numpy."""
-    kept = x[rows]
-    distance = (kept**2).sum(1)[None] - 2 * (queries @ kept.T)
-    part = np.argpartition(distance, K, axis=1)[:, :K]
-    return rows[part]
-
-
-def recall(found: np.ndarray, true: np.ndarray) -> float:
-    return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found.tolist(), true.tolist())]))
-
-
-class Peers:
-    """Every peer, built once."""
-
-    def __init__(self, x: np.ndarray) -> None:
-        faiss.omp_set_num_threads(1)
-        self.x, self.build = x, {}
-        self.ivf = {}
-        for lists in (512, 1024):
-            index = faiss.index_factory(DIMENSION, f"IVF{lists},Flat")
-            self.build[f"faiss IVF-{lists}"] = timed(lambda i=index: (i.train(x), i.add(x)))
-            self.ivf[lists] = index
-        self.hnsw = faiss.IndexHNSWFlat(DIMENSION, 16)
-        self.hnsw.hnsw.efConstruction = 100
-        self.build["faiss HNSW M=16"] = timed(lambda: self.hnsw.add(x))
-        self.hnswlib = hnswlib.Index("l2", DIMENSION)
-        self.hnswlib.init_index(len(x), M=16, ef_construction=100)
-        self.build["hnswlib M=16"] = timed(lambda: self.hnswlib.add_items(x, np.arange(len(x)), num_threads=1))
-        self.usearch = USearch(ndim=DIMENSION, metric="l2sq", dtype="f32", connectivity=16, expansion_add=100)
-        self.build["usearch M=16"] = timed(lambda: self.usearch.add(np.arange(len(x)), x, threads=1))
-
-    def ways(self, rows: np.ndarray) -> Iterator[tuple[str, list[tuple[str, Search, int]]]]:
-        """Each peer with its settings from fast to thorough, and how many queries it is given."""
-        mask = np.zeros(len(self.x), dtype=bool)
-        mask[rows] = True
-        bits = np.packbits(mask, bitorder="little")
-        selector = faiss.IDSelectorBitmap(bits)
-        yield "numpy brute force", [("", lambda q: exact(self.x, q, rows), QUERIES)]
-        kept = np.ascontiguousarray(self.x[rows])
-        yield "faiss brute force", [("", lambda q: rows[faiss.knn(q, kept, K)[1]], QUERIES)]
-        for lists, index in self.ivf.items():
-            settings = []
-            for probes in (1, 2, 4, 8, 16, 32, 64, 128, 256, lists):
-                given = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
-                settings.append((f"nprobe {probes}", lambda q, i=index, g=given: i.search(q, K, params=g)[1], QUERIES))
-            yield f"faiss IVF-{lists}", settings
-        settings = []
-        for ef in (16, 32, 64, 128, 256, 512, 1024):
-            parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=ef)
-            settings.append((f"ef {ef}", lambda q, g=parameters: self.hnsw.search(q, K, params=g)[1], QUERIES))
-        yield "faiss HNSW M=16", settings
-
-        def by_callback(q: np.ndarray, ef: int) -> np.ndarray:
-            self.hnswlib.set_ef(ef)
-            return self.hnswlib.knn_query(q, K, num_threads=1, filter=lambda i: bool(mask[i]))[0]
-
-        yield "hnswlib M=16", [(f"ef {e}", lambda q, e=e: by_callback(q, e), 50) for e in (16, 64, 256)]
-
-        def more_and_drop(q: np.ndarray, factor: float) -> np.ndarray:
-            wanted = min(len(self.x), int(factor * K * len(self.x) / len(rows)))
-            found = self.usearch.search(q, wanted, threads=1).keys.astype(np.int64)
-            out = np.full((len(q), K), -1)
-            for one, keys in zip(out, found):
-                passed = keys[mask[keys]][:K]
-                one[: len(passed)] = passed
-            return out
-
-        yield "usearch M=16", [(f"{f} x k/share", lambda q, f=f: more_and_drop(q, f), 100) for f in (1.5, 4, 16)]
-
-
-def timed(call: Callable[[], Any]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
 def measure(
     index: Index, peers: Peers, where: str, rows: np.ndarray, queries: np.ndarray, repeats: int
 ) -> dict[str, dict[str, Any]]:
-    true = exact(peers.x, queries, rows)
-    chosen: dict[str, tuple[str, Search, int, float]] = {}
-    for name, settings in peers.ways(rows):
-        for setting, search, count in settings:
-            found = recall(search(queries[:count]), true[:count])
-            if name not in chosen or found > chosen[name][3]:
-                chosen[name] = setting, search, count, found
-            if found >= GOAL:
-                break
+    true = exact(peers.x, queries, rows, K)
+    chosen = tuned(peers, rows, queries, true, GOAL)
     ours = index.search(queries, K, where)
     plan = f"{ours.plan.method}, {ours.plan.distances / len(queries):.0f} distances"
-    chosen["tercile"] = plan, lambda q: index.search(q, K, where).ids, QUERIES, recall(ours.ids, true)
-    least = dict.fromkeys(chosen, np.inf)
-    for _ in range(repeats):
-        for name, (_, search, count, _) in chosen.items():
-            if count == QUERIES or not np.isfinite(least[name]):
-                least[name] = min(least[name], timed(lambda s=search, c=count: s(queries[:c])))
+    chosen["tercile"] = Best(
+        Setting(plan, lambda q: index.search(q, K, where).ids, len(queries)), recall(ours.ids, true)
+    )
+    fast = speeds({name: best.setting for name, best in chosen.items()}, queries, repeats)
     return {
-        name: {"setting": setting, "recall": found, "queries a second": count / least[name]}
-        for name, (setting, _, count, found) in chosen.items()
+        name: {"setting": best.setting.name, "recall": best.recall, "queries a second": fast[name]}
+        for name, best in chosen.items()
     }
 
 

