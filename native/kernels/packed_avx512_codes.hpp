@@ -145,6 +145,13 @@ TERCILE_INLINE __m512i mapped_codes(__m512i codes, const __m512i map[4]) {
   return _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), low, _mm512_permutex2var_epi8(map[2], codes, map[3]));
 }
 
+// Sums are kept as lanes of 32 bits: as __m512i, GCC writes each to memory whenever it changes.
+TERCILE_INLINE IntLanes add_products(IntLanes sum, __m512i codes, __m512i x) {
+  return reinterpret_cast<IntLanes>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), codes, x));
+}
+
+TERCILE_INLINE __m512 real_lanes(IntLanes sum) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum)); }
+
 // How products read the codes of a matrix: a run of 64 * kPlanes codes at a time.
 template <int bits, bool by_plane>
 struct Codes {

@@ -158,14 +158,14 @@ struct FloatProduct {
 template <typename C, bool mapped>
 struct WholeProduct {
   using Codes = C;
-  using Sum = __m512i;
+  using Sum = IntLanes;
   const PackedRows& w;
   const WholeRows& x;
   __m512i map[4];
 
-  TERCILE_MEMBER static __m512 real(Sum sum) { return _mm512_cvtepi32_ps(sum); }
+  TERCILE_MEMBER static __m512 real(Sum sum) { return real_lanes(sum); }
   TERCILE_MEMBER Sum begin(std::size_t token, std::size_t part) const {
-    return _mm512_loadu_si512(x.start + (token * x.parts + part) * 16);
+    return reinterpret_cast<IntLanes>(_mm512_loadu_si512(x.start + (token * x.parts + part) * 16));
   }
   template <int tokens>
   TERCILE_MEMBER void add(__m512i run, std::size_t token, std::size_t number, Sum* sum) const {
@@ -174,7 +174,7 @@ struct WholeProduct {
       if constexpr (mapped) codes = mapped_codes<C::kBits>(codes, map);
 #pragma GCC unroll 8
       for (int t = 0; t < tokens; ++t)
-        sum[t] = _mm512_dpbusd_epi32(
+        sum[t] = add_products(
             sum[t], codes, _mm512_loadu_si512(x.x + (token + t) * x.step + (number * C::kPlanes + plane) * kRun));
     });
   }

@@ -78,16 +78,4 @@ static void arrange_bytes_avx512(const PackedRows& w, const std::int8_t* x, std:
   }
 }
 
-// Within each dword's codes: those of plane 0, then those of plane 1, and so on.
-static void order_quads_avx512(int planes, const std::int8_t* x, std::size_t n, std::int8_t* out) {
-  alignas(64) std::uint8_t index[64];
-  for (int i = 0; i < 64; ++i) {
-    const int in = i % (4 * planes);
-    index[i] = static_cast<std::uint8_t>(i - in + in % 4 * planes + in / 4);
-  }
-  const __m512i from = _mm512_load_si512(index);
-  for (std::size_t c = 0; c < n; c += 64)
-    _mm512_storeu_si512(out + c, _mm512_permutexvar_epi8(from, _mm512_loadu_si512(x + c)));
-}
-
 }  // namespace tercile::TERCILE_TARGET

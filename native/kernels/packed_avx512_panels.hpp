@@ -114,22 +114,23 @@ static void panel_words_avx512(const PackedRows& w, std::size_t row, std::size_t
 #undef TERCILE_CALL
 }
 
+// x: quads of columns, `tokens` of them side by side.
 template <int tokens>
-static void multiply_whole_tokens(const std::int8_t* x, std::size_t x_step, const std::uint8_t* panel,
-                                  const PanelParts& parts, const std::int32_t* start, float* y, std::size_t y_step) {
+static void multiply_tile(const std::int8_t* x, const std::uint8_t* panel, const PanelParts& parts,
+                          const std::int32_t* start, float* y, std::size_t y_step) {
   for (std::size_t part = 0; part < parts.count; ++part) {
-    __m512i sum[tokens][2];
+    IntLanes sum[tokens][2];
 #pragma GCC unroll 16
-    for (int t = 0; t < tokens; ++t) sum[t][0] = sum[t][1] = _mm512_set1_epi32(start[t * parts.start_step + part]);
-    for (const std::int8_t* end = x + parts.columns[part]; x < end; x += 4, panel += 4 * kPanelRows) {
+    for (int t = 0; t < tokens; ++t) sum[t][0] = sum[t][1] = IntLanes{};
+    for (std::size_t left = parts.columns[part]; left > 0; left -= 4, x += 4 * tokens, panel += 4 * kPanelRows) {
       const __m512i w0 = _mm512_loadu_si512(panel), w1 = _mm512_loadu_si512(panel + 64);
 #pragma GCC unroll 16
       for (int t = 0; t < tokens; ++t) {
         std::int32_t quad;
-        __builtin_memcpy(&quad, x + t * x_step, 4);
+        __builtin_memcpy(&quad, x + 4 * t, 4);
         const __m512i value = _mm512_set1_epi32(quad);
-        sum[t][0] = _mm512_dpbusd_epi32(sum[t][0], w0, value);
-        sum[t][1] = _mm512_dpbusd_epi32(sum[t][1], w1, value);
+        sum[t][0] = add_products(sum[t][0], w0, value);
+        sum[t][1] = add_products(sum[t][1], w1, value);
       }
     }
     const __m512 s0 = _mm512_loadu_ps(parts.scale + part * kPanelRows);
@@ -137,24 +138,48 @@ static void multiply_whole_tokens(const std::int8_t* x, std::size_t x_step, cons
 #pragma GCC unroll 16
     for (int t = 0; t < tokens; ++t) {
       float* to = y + t * y_step;
-      _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][0]), s0, _mm512_loadu_ps(to)));
-      _mm512_storeu_ps(to + 16, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][1]), s1, _mm512_loadu_ps(to + 16)));
+      const std::int32_t first = start[t * parts.start_step + part];
+      const __m512 v0 = real_lanes(sum[t][0] + first), v1 = real_lanes(sum[t][1] + first);
+      _mm512_storeu_ps(to, _mm512_fmadd_ps(v0, s0, _mm512_loadu_ps(to)));
+      _mm512_storeu_ps(to + 16, _mm512_fmadd_ps(v1, s1, _mm512_loadu_ps(to + 16)));
     }
   }
 }
 
 template <int tokens>
-static void multiply_whole_some(int some, const std::int8_t* x, std::size_t x_step, const std::uint8_t* panel,
-                                const PanelParts& parts, const std::int32_t* start, float* y, std::size_t y_step) {
-  if (some == tokens) return multiply_whole_tokens<tokens>(x, x_step, panel, parts, start, y, y_step);
-  if constexpr (tokens > 1) multiply_whole_some<tokens - 1>(some, x, x_step, panel, parts, start, y, y_step);
+static void multiply_some_of(int some, const std::int8_t* x, const std::uint8_t* panel, const PanelParts& parts,
+                             const std::int32_t* start, float* y, std::size_t y_step) {
+  if (some == tokens) return multiply_tile<tokens>(x, panel, parts, start, y, y_step);
+  if constexpr (tokens > 1) multiply_some_of<tokens - 1>(some, x, panel, parts, start, y, y_step);
 }
 
-static void multiply_bytes_avx512(const std::int8_t* x, std::size_t x_step, std::size_t m, const std::uint8_t* panel,
-                                  const PanelParts& parts, float* y, std::size_t y_step) {
+static void multiply_bytes_avx512(const std::int8_t* tiles, std::size_t columns, std::size_t from, std::size_t m,
+                                  const std::uint8_t* panel, const PanelParts& parts, float* y, std::size_t y_step) {
   each_piece(m, kMostTokens, [&](std::size_t t, int some) {
-    multiply_whole_some<kMostTokens>(some, x + t * x_step, x_step, panel, parts, parts.start + t * parts.start_step,
-                                     y + t * y_step, y_step);
+    multiply_some_of<kMostTokens>(some, tiles + t * columns + from * static_cast<std::size_t>(some), panel, parts,
+                                  parts.start + t * parts.start_step, y + t * y_step, y_step);
+  });
+}
+
+// Tile after tile of rows that are multiplied at once, their quads side by side. Within the codes of a dword: those of
+// plane 0, then those of plane 1, and so on.
+static void tile_bytes_avx512(int planes, const std::int8_t* x, std::size_t x_step, std::size_t m, std::size_t columns,
+                              std::int8_t* out) {
+  alignas(64) std::uint8_t index[64];
+  for (int i = 0; i < 64; ++i) {
+    const int in = i % (4 * planes);
+    index[i] = static_cast<std::uint8_t>(i - in + in % 4 * planes + in / 4);
+  }
+  const __m512i order = _mm512_load_si512(index);
+  each_piece(m, kMostTokens, [&](std::size_t first, int some) {
+    const __m512i apart = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                             _mm512_set1_epi32(some));
+    for (int t = 0; t < some; ++t)
+      for (std::size_t c = 0; c < columns; c += 64) {
+        const __m512i run = _mm512_loadu_si512(x + (first + static_cast<std::size_t>(t)) * x_step + c);
+        std::int8_t* to = out + first * columns + c * static_cast<std::size_t>(some) + 4 * t;
+        _mm512_i32scatter_epi32(to, apart, _mm512_permutexvar_epi8(order, run), 4);
+      }
   });
 }
 

@@ -24,7 +24,7 @@ const PackedKernels& packed_kernels() {
 }
 
 Rounded::Rounded(const float* x, std::size_t m, std::size_t columns, float scale)
-    : m(m), columns(columns), step((columns + 511) / 512 * 512 + 64), values(m * step), scales(m) {
+    : m(m), columns(columns), step((columns + 511) / 512 * 512), values(m * step), scales(m) {
   // Rows of a whole number of 512 bytes, as the widest run has codes, and one line more: rows that are a power of two
   // apart would push each other out of the nearest cache.
   const PackedKernels& k = packed_kernels();

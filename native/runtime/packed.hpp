@@ -104,15 +104,17 @@ struct PackedKernels {
                           bool add, float* y, std::size_t y_step);
   // The next four are null where there is no instruction for them. Panels of bytes, from bytes (columns is a multiple
   // of 64), or from words of 1, 2, 4 or 8 bits: within each dword's codes, those of plane 0, then those of plane 1 and so
-  // on, as order_quads puts activations (n is a multiple of 64). `some` rows from `row` on, or fewer, are there.
+  // on. `some` rows from `row` on, or fewer, are there.
   void (*panel_bytes)(const std::uint8_t* rows, std::size_t step, std::size_t columns, std::uint8_t* panel);
   void (*panel_words)(const PackedRows& w, std::size_t row, std::size_t some, std::size_t first, std::size_t count,
                       std::uint8_t* panel);
-  void (*order_quads)(int planes, const std::int8_t* x, std::size_t n, std::int8_t* out);
+  // Activations in tiles for multiply_bytes, (m, columns) bytes in all; columns is a multiple of 64.
+  void (*tile_bytes)(int planes, const std::int8_t* x, std::size_t x_step, std::size_t m, std::size_t columns,
+                     std::int8_t* out);
   // y[t][r] += sum over parts of scale[part][r] * (start[t][part] + sum over the part's c of panel[c][r] * x[t][c]), the
-  // sum over c in whole numbers.
-  void (*multiply_bytes)(const std::int8_t* x, std::size_t x_step, std::size_t m, const std::uint8_t* panel,
-                         const PanelParts& parts, float* y, std::size_t y_step);
+  // sum over c in whole numbers; the panel starts at column `from`.
+  void (*multiply_bytes)(const std::int8_t* tiles, std::size_t columns, std::size_t from, std::size_t m,
+                         const std::uint8_t* panel, const PanelParts& parts, float* y, std::size_t y_step);
   // y[t][r] (+)= scale[t] * sum[t][r] + bias[r]; a scale or a bias that is null is not there.
   void (*finish)(const float* sum, std::size_t sum_step, std::size_t m, std::size_t rows, const float* scale,
                  const float* bias, bool add, float* y, std::size_t y_step);

@@ -72,7 +72,7 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
   const Parts parts(w_);
   const std::size_t m = x.m, count_of_parts = parts.from.size(), high = k.panel_rows;
   const bool words = !trellis_ && (w_.planes > 1 || w_.bits == 8);
-  Buffer<std::int8_t> ordered(words && w_.planes > 1 ? m * x.step : 0);
+  Buffer<std::int8_t> tiles(m * x.step);
   Buffer<std::int32_t> start(m * count_of_parts);
   Buffer<float> sums(w_.offset ? m * w_.across : 0);
   for (std::size_t t = 0; t < m; ++t) {
@@ -82,13 +82,12 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
       start[t * count_of_parts + p] = -w_.base * sum;
       if (w_.offset) sums[t * w_.across + parts.from[p] / w_.wide] += static_cast<float>(sum);
     }
-    if (!ordered.empty()) k.order_quads(w_.planes, from, x.step, ordered.data() + t * x.step);
   }
+  k.tile_bytes(words ? w_.planes : 1, x.values.data(), x.step, m, x.step, tiles.data());
   // Panels hold a dword's codes of all planes: a part may end within one, where both sides are zeros or nobody's.
   Buffer<std::uint32_t> columns(parts.columns);
   const std::uint32_t unit = 4 * (words ? w_.planes : 1);
   for (std::uint32_t& count : columns) count = (count + unit - 1) / unit * unit;
-  const std::int8_t* values = ordered.empty() ? x.values.data() : ordered.data();
   by_rows(w_.rows, kPieceRows, [&](std::size_t first, std::size_t last) {
     Buffer<std::uint8_t> rows(words ? 0 : high * kByteChunk), panel(high * kByteChunk);
     Buffer<float> sum(m * kPieceRows), few(high * parts.most), scales(high * parts.most);
@@ -108,7 +107,7 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
           k.scales(w_, r + i, from / w_.wide, some_parts, w_.unit, few.data() + i * some_parts);
         k.panel_floats(few.data(), some_parts, some_parts, scales.data());
         const PanelParts now{some_parts, columns.data() + part, start.data() + part, count_of_parts, scales.data()};
-        k.multiply_bytes(values + from, x.step, m, panel.data(), now, sum.data() + (r - first), kPieceRows);
+        k.multiply_bytes(tiles.data(), x.step, from, m, panel.data(), now, sum.data() + (r - first), kPieceRows);
       }
     }
     for (std::size_t r = first; w_.offset && r < last; r += high) {
