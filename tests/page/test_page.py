@@ -252,6 +252,25 @@ def test_new_evidence_shows_without_a_restart_and_a_damaged_file_takes_nothing_a
     assert shelf.now().verdicts["not yet"] == 165
 
 
+def test_a_claim_that_failed_or_could_not_be_tried_says_so_and_why(tmp_path: Path) -> None:
+    failed = json.loads(Path("evidence/gpfq.json").read_text())
+    failed |= {"rule": [{"quantity": "accuracy_4bit", "at_least": "2"}], "verdict": "not here", "reason": "none passes"}
+    untried = json.loads(Path("evidence/gpfq.json").read_text())
+    untried |= {"slug": "emq", "rule": [], "measured": {}, "verdict": "not here", "reason": "too large to be tried"}
+    for told in (failed, untried):
+        (tmp_path / f"{told['slug']}.json").write_text(json.dumps(told))
+    own = Settings(data=tmp_path / "data", evidence=tmp_path, model=tmp_path / "none")
+    with TestClient(create_app(own)) as client:
+        text = client.get("/methods/gpfq").text
+        assert 'class="verdict not-here"' in text and "Its one check fails, on 3 seeds" in text
+        assert text.count('class="cross"') == 3 + 1  # a seed each, and the legend
+        text = client.get("/methods/emq").text
+        assert 'class="verdict not-here"' in text and "Too large to be tried." in text
+        listed = client.get("/?verdict=not+here").text
+        assert slugs(listed) == ["gpfq", "emq"] and "its one check fails" in listed
+        assert client.get("/api/methods/emq").json()["evidence"]["checks"] == []
+
+
 def test_every_room_of_the_catalogue_stands_on_the_page_of_the_state(client: TestClient) -> None:
     text = client.get("/state").text
     assert all(f'href="/?room={paper.room}"' in text for paper in catalogue())

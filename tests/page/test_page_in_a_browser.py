@@ -84,6 +84,7 @@ def test_a_reader_finds_a_method_by_its_words_while_typing_and_opens_it(site: Si
     tab.wait_for_function("before => document.querySelector('#results h3 a').textContent !== before", arg=first[0])
     tab.wait_for_url("**/?q=private+quantil&mode=words")
     assert all("rivate" in title or "rivacy" in title for title in found(tab)[:3])
+    assert "found, best first" in tab.get_by_role("status").inner_text()
     title = found(tab)[0]
     tab.locator("#results .row h3 a").first.click()
     assert tab.locator("h1").inner_text() == title
@@ -185,6 +186,7 @@ def test_the_slider_moves_ladder_and_certificate_by_keyboard_and_its_thumb_stand
         tab.wait_for_function(
             "words => document.querySelector('.promise').textContent === words", arg=run.statement, timeout=10_000
         )
+        assert tab.locator("#said").text_content() in ("", run.statement)  # nothing is said until something moves
         assert f"allowed: {run.max_loss:g}" in tab.locator(".for-wide svg").text_content()
         assert tab.locator(".slider output").inner_text() == f"{run.max_loss:g}"
         assert slider.get_attribute("aria-valuetext") == f"{run.max_loss:g}"

@@ -81,9 +81,11 @@ def checks_in_words(entry: Entry) -> str:
         return ""
     results = entry.evidence.judge().checks
     passed = sum(result.holds for result in results)
-    if passed < len(results):
-        return f"{passed or 'none'} of {len(results)} checks pass{'' if passed > 1 else 'es'}"
-    return "its one check passes" if passed == 1 else f"all {passed} checks pass"
+    if len(results) == 1:
+        return f"its one check {'passes' if passed else 'fails'}"
+    if passed == len(results):
+        return f"all {passed} checks pass"
+    return f"{passed or 'none'} of {len(results)} checks pass{'' if passed > 1 else 'es'}"
 
 
 def count(entries: tuple[Entry, ...] | list[Entry]) -> dict[str, int]:

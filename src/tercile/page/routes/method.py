@@ -7,7 +7,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from tercile.page.app import page_of
 from tercile.page.figures import check_strip, condition
-from tercile.page.methods import year_of
+from tercile.page.methods import checks_in_words, year_of
 from tercile.page.ranking.reading_log import note_reading
 from tercile.page.rendering import number
 from tercile.page.source import experiment_path, parts_of
@@ -39,7 +39,7 @@ async def method(request: Request, slug: str) -> HTMLResponse:
         year=year_of(entry),
         source=source_address(evidence.source if evidence else entry.paper.source),
         checks=checks,
-        passed=sum(result.holds for result, *_ in checks),
+        words=checks_in_words(entry),
         spread=spread,
         path=path,
         link=where.format(path=path, commit=commit or "main") if where and path else None,

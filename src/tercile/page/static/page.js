@@ -27,7 +27,7 @@ if (zone && zone.value === "UTC") {
 // A part of the page that follows a form: asked for anew when the form changes, the latest answer wins.
 let asked = 0;
 let waiting = null;
-async function follow(address, shown, into) {
+async function follow(address, shown, into, words) {
   const mine = ++asked;
   if (waiting) waiting.abort();
   waiting = new AbortController();
@@ -37,6 +37,7 @@ async function follow(address, shown, into) {
     const text = await answer.text();
     if (mine !== asked) return;
     into.innerHTML = text; // written by our own templates, which escape
+    one("#said").textContent = one(words, into).textContent; // a screen reader says this much and no more
     history.replaceState(null, "", shown);
   } catch (error) {
     if (error.name !== "AbortError") throw error;
@@ -52,7 +53,7 @@ if (search && results) {
     const given = new URLSearchParams([...new FormData(search)].filter(([, value]) => value));
     if (given.get("mode") === "both") given.delete("mode");
     const query = given.toString();
-    follow(`/results?${query}`, query ? `/?${query}` : "/", results);
+    follow(`/results?${query}`, query ? `/?${query}` : "/", results, ".told p");
   };
   const soon = (pause) => { clearTimeout(timer); timer = setTimeout(ask, pause); };
   search.addEventListener("input", (event) => soon(event.target === field ? 180 : 0));
@@ -107,7 +108,7 @@ if (slider) {
       else link.removeAttribute("aria-current");
     });
     const loss = stops[slider.value].loss;
-    follow(`/try/run?loss=${loss}`, `/try?loss=${loss}`, one("#run"));
+    follow(`/try/run?loss=${loss}`, `/try?loss=${loss}`, one("#run"), ".promise");
   });
 }
 
