@@ -78,6 +78,17 @@ def test_one_run_at_a_time_which_can_be_stopped_at_once(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_why_a_run_ended_without_a_result_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        live = live_of(tmp_path, "raise RuntimeError('no such kernel')\n")
+        live.start("digits-cnn", 0.05)
+        await ended(live)
+
+    with caplog.at_level("WARNING", "tercile.page"):
+        asyncio.run(story())
+    assert "no such kernel" in caplog.text
+
+
 def test_a_command_that_is_not_there_is_said(tmp_path: Path) -> None:
     async def story() -> None:
         live = Live(tmp_path, 5, (str(tmp_path / "nothing"),))

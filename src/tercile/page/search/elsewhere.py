@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 #: Seconds that the process has to end once it is told, and between two attempts to start it anew.
 PATIENCE, PAUSE = 5.0, 30.0
+#: How much of what it complained about is told, in bytes.
+LAST = 2000
 
 
 class Elsewhere:
@@ -56,14 +59,17 @@ class Elsewhere:
         self._started = time.monotonic()
         # Each has one thread for texts of a few words; more would take turns with the page's own.
         alone = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
-        process = self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=alone
-        )
-        assert process.stdout is not None
-        told = json.loads(process.stdout.readline() or b'{"failed": "the process ended while it loaded"}')
-        if "failed" in told:
-            self.close()
-            raise ValueError(told["failed"])
+        with tempfile.TemporaryFile() as errors:
+            process = self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=alone
+            )
+            assert process.stdout is not None
+            told = json.loads(process.stdout.readline() or "{}")
+            if "width" not in told:
+                self.close()
+                errors.seek(0)
+                said = errors.read()[-LAST:].decode(errors="replace").strip()
+                raise ValueError(told.get("failed") or f"the process ended while it loaded: {said}")
         self._width = int(told["width"])
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -10,7 +10,6 @@ from tercile.drawing import Scale, chart, element, line, path, ticks
 from tercile.page.trial.runs import Run, Rung
 from tercile.wording import bound, loss, plain, size
 
-MEGABYTE = 1e6
 LEVELS = (0.0002, 0.001, 0.005, 0.02, 0.1, 0.5)
 
 
@@ -45,12 +44,13 @@ def run_chart(run: Run, runs: Sequence[Run], *, narrow: bool = False) -> Markup:
         if y.low <= level <= y.high:
             parts.append(line(left, y(level), right, y(level), "hair"))
             parts.append(element("text", plain(level), x=left - 8, y=y(level) + 4, css="end"))
-    for tick in ticks(x.low / MEGABYTE, x.high / MEGABYTE, 4 if narrow else 9):
-        at = x(tick * MEGABYTE)
+    unit, one = ("MB", 1e6) if x.high >= 1e6 else ("kB", 1e3)
+    for tick in ticks(x.low / one, x.high / one, 4 if narrow else 9):
+        at = x(tick * one)
         parts.append(line(at, bottom, at, bottom + 5, "axis"))
         parts.append(element("text", plain(tick), x=at, y=bottom + 20, css="middle"))
     parts.append(line(left, bottom, right, bottom, "axis"))
-    parts.append(element("text", "size of the weights, MB", x=right, y=height - 6, css="end"))
+    parts.append(element("text", f"size of the weights, {unit}", x=right, y=height - 6, css="end"))
     parts.append(element("text", "loss", x=left - 8, y=16.0, css="end"))
     expected = [(x(rung.nbytes), y(rung.predicted)) for rung in run.ladder if rung.predicted]
     parts.append(path(expected, "expected"))

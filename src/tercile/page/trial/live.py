@@ -23,6 +23,8 @@ MODELS = {"digits-cnn": "a digit classifier, some 20 s", "minilm": "sentence enc
 LOSSES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 #: Longest line that the child may write.
 LINE = 1_000_000
+#: Where it says what went wrong, and how many of its last characters are logged.
+ERRORS, LAST = "errors.txt", 2000
 
 State = Literal["running", "done", "failed", "stopped"]
 logger = logging.getLogger("tercile.page")
@@ -30,6 +32,11 @@ logger = logging.getLogger("tercile.page")
 
 class Busy(RuntimeError):
     """Another run has not ended yet."""
+
+
+def tail(file: Path) -> str:
+    """The end of a file, for the log."""
+    return file.read_text(encoding="utf-8", errors="replace")[-LAST:].strip()
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,10 @@ class Live:
         room = Path(tempfile.mkdtemp(prefix="live-", dir=self._folder))
         try:
             async with asyncio.timeout(self._seconds):
-                await self._follow([*self._command, progress.model, str(progress.max_loss), str(room / "small")])
+                command = [*self._command, progress.model, str(progress.max_loss), str(room / "small")]
+                await self._follow(command, room / ERRORS)
+            if self.progress is not None and self.progress.state == "running" and not self._stopping:
+                logger.warning("a live run ended without a result: %s", tail(room / ERRORS))
             self._finish("stopped" if self._stopping else "failed", "the run ended without a result")
         except TimeoutError:
             self._finish("stopped", f"stopped after {self._seconds:.0f} seconds, which is as long as a run may take")
@@ -136,11 +146,11 @@ class Live:
                 await self._process.wait()
             shutil.rmtree(room, ignore_errors=True)
 
-    async def _follow(self, command: Sequence[str]) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL, limit=LINE,
-        )  # fmt: skip
+    async def _follow(self, command: Sequence[str], errors: Path) -> None:
+        with errors.open("wb") as file:
+            self._process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=file, limit=LINE
+            )
         if self._stopping:
             self._end()
         assert self._process.stdout is not None and self.progress is not None
