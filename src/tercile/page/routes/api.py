@@ -170,11 +170,20 @@ async def described(request: Request) -> HTMLResponse:
     """The API as a page for people."""
     paths = request.app.openapi()["paths"]
     routes = [
-        (path, operation["description"], [told(one) for one in operation.get("parameters", ())])
+        (path, example(path), operation["description"], [told(one) for one in operation.get("parameters", ())])
         for path, methods in paths.items()
         for operation in methods.values()
     ]
     return page_of(request).render.html(request, "api.html.j2", routes=routes)
+
+
+def example(path: str) -> str:
+    """An address to begin with.
+
+    >>> example("/api/methods/{slug}/similar"), example("/api/search")
+    ('/api/methods/gpfq/similar', '/api/search?q=few+bits')
+    """
+    return path.replace("{slug}", "gpfq") + ("?q=few+bits" if path.endswith("/search") else "")
 
 
 def told(parameter: dict[str, Any]) -> tuple[str, str]:
@@ -183,7 +192,8 @@ def told(parameter: dict[str, Any]) -> tuple[str, str]:
     kinds = [schema, schema.get("items", {}), *schema.get("anyOf", ())]
     kinds += [kind.get("items", {}) for kind in schema.get("anyOf", ())]
     values = next((kind["enum"] for kind in kinds if "enum" in kind), None)
-    words = parameter.get("description") or (", ".join(values) if values else schema.get("type", "a whole number"))
+    kind = "a whole number" if schema.get("type", "integer") == "integer" else schema["type"]
+    words = parameter.get("description") or (", ".join(values) if values else kind)
     default = schema.get("default")
     return parameter["name"], f"{words}; by default {default}" if default not in (None, "") else words
 
