@@ -41,7 +41,7 @@ SIZES: dict[str, dict[str, int | float | str]] = {
     "full": {
         "texts": 104_000,
         "queries": 500,
-        "repeats": 5,
+        "repeats": 3,
         "peers": "all",
         "fewer bytes": "float16 int8 opq64 pq64 opq32",
         "seeds": "queries",
@@ -131,7 +131,7 @@ def measured(
     for name, where in FILTERS.items():
         rows = np.flatnonzero(passing(where, given.attributes))
         truth[name] = exact(given.x, queries, rows, K)
-        chosen = tuned(given.peers, rows, queries, truth[name], GOAL, slow=20)
+        chosen = tuned(given.peers, rows, queries, truth[name], GOAL, slow=5)
         ours = recall(given.index.search(queries, K, where).ids, truth[name])
         chosen["ours"] = Best(Setting("", lambda q, w=where: given.index.search(q, K, w).ids, len(queries)), ours)  # type: ignore[misc]
         fast = speeds({entry: best.setting for entry, best in chosen.items()}, queries, repeats)

@@ -135,7 +135,7 @@ class Peers:
                     (f"{factor} x k/share", partial(self._more, index=index, mask=mask, k=k, factor=factor))
                     for factor in (1.5, 4, 16)
                 ]
-            count = {"hnswlib": 50, "usearch": 100}.get(name.split()[0], queries)
+            count = {"hnswlib": 25, "usearch": 25}.get(name.split()[0], queries)
             yield name, [Setting(said, way, min(count, queries)) for said, way in ways]
 
     def _more(self, q: np.ndarray, index: Any, mask: np.ndarray, k: int, factor: float) -> np.ndarray:
