@@ -2,7 +2,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "runtime/matrix.hpp"
+#include "runtime/block.hpp"
 
 namespace tercile {
 namespace {
@@ -52,6 +52,8 @@ void bind_runtime(nb::module_& module) {
       .def("rows", &rows, "ids"_a, "out"_a.noconvert(), free);
   module.def("packed_kernels", [] { return std::string(packed_kernels().name); },
              "Name of the instruction set that products with stored matrices use.");
+  bind_encoder(module);
+  bind_llama_block(module);
 }
 
 }  // namespace tercile

@@ -17,6 +17,17 @@ static void scales_avx512(const PackedRows& w, std::size_t row, std::size_t firs
   }
 }
 
+// Sum of the lanes of each of eight registers.
+TERCILE_INLINE __m256 sums_of_eight(const __m512 x[8]) {
+  __m256 half[8], four[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) half[i] = _mm256_add_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i)
+    four[i] = _mm256_hadd_ps(_mm256_hadd_ps(half[4 * i], half[4 * i + 1]), _mm256_hadd_ps(half[4 * i + 2], half[4 * i + 3]));
+  return _mm256_add_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20), _mm256_permute2f128_ps(four[0], four[1], 0x31));
+}
+
 TERCILE_INLINE float offsets_of(const PackedRows& w, std::size_t row, const float* sums) {
   return w.offset ? dot_lanes(w.offset + row / w.tall * w.across, sums, w.across) : 0.0f;
 }
@@ -111,17 +122,29 @@ template <typename Product, int rows, int tokens>
 static void dot_rows(const PackedRows& w, const Product& product, std::size_t row, std::size_t token, float* space,
                      float* y, std::size_t y_step) {
   DotRows<Product, rows, tokens> dot{w, product, token, {}, {}, {}};
+  if (w.tall == 1) {
+    scales_avx512(w, row, 0, rows * w.across, 1.0f, space);  // they follow each other
+  } else {
+    for (int r = 0; r < rows; ++r) scales_avx512(w, row + r, 0, w.across, 1.0f, space + r * w.across);
+  }
   for (int r = 0; r < rows; ++r) {
-    float* scales = space + r * (w.across + 16);
-    scales_avx512(w, row + r, 0, w.across, 1.0f, scales);
     dot.words[r] = w.words + (row + r) * w.row_bytes;
-    dot.scales[r] = scales;
+    dot.scales[r] = space + r * w.across;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t) dot.total[r][t] = _mm512_setzero_ps();
   dot.all();
+  if constexpr (rows == 8 && tokens == 1) {
+    __m512 sums[8];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) sums[r] = dot.total[r][0];
+    alignas(32) float eight[8];
+    _mm256_store_ps(eight, sums_of_eight(sums));
+    for (int r = 0; r < 8; ++r) y[token * y_step + row + r] = product.end(eight[r], token, row + r);
+    return;
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8

@@ -78,4 +78,14 @@ static void arrange_bytes_avx512(const PackedRows& w, const std::int8_t* x, std:
   }
 }
 
+static std::int32_t sum_bytes_avx512(const std::int8_t* x, std::size_t n) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i sum = _mm512_setzero_si512();
+  std::size_t i = 0;
+  for (; i + 64 <= n; i += 64) sum = _mm512_dpbusd_epi32(sum, ones, _mm512_loadu_si512(x + i));
+  if (i < n)
+    sum = _mm512_dpbusd_epi32(sum, ones, _mm512_maskz_loadu_epi8((std::uint64_t{1} << (n - i)) - 1, x + i));
+  return _mm512_reduce_add_epi32(sum);
+}
+
 }  // namespace tercile::TERCILE_TARGET

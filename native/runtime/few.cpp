@@ -41,7 +41,7 @@ void PackedMatrix::few(const float* x, std::size_t m, const Output& to) const {
   const FloatRows rows{arranged.data(), m, step, sums.data()};
   put(w_, m, to, [&](float* y, std::size_t y_step) {
     by_rows(w_.rows, piece_rows(w_), [&](std::size_t first, std::size_t last) {
-      Buffer<float> space(8 * (w_.across + 16));
+      Buffer<float> space(8 * w_.across + 16);
       if (k.dot_floats(w_, first, last, rows, space.data(), y, y_step)) return;
       Decoder decoder(*this, 0, w_.columns);
       Buffer<float> row(runs_of(w_.columns) * kRun);
@@ -72,7 +72,7 @@ void PackedMatrix::few(const Rounded& x, const Output& to) const {
   const WholeRows rows{arranged.data(), x.m, step, x.scales.data(), start.data(), parts, sums.data()};
   put(w_, x.m, to, [&](float* y, std::size_t y_step) {
     by_rows(w_.rows, piece_rows(w_), [&](std::size_t first, std::size_t last) {
-      Buffer<float> space(8 * (w_.across + 16));
+      Buffer<float> space(8 * w_.across + 16);
       k.dot_wholes(w_, first, last, rows, space.data(), y, y_step);
     });
   });

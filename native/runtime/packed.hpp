@@ -81,7 +81,7 @@ struct PackedKernels {
                         std::size_t runs_in_part);
 
   // y[t * y_step + r] = product of activation t with row r, for rows [first, last). False where blocks do not suit.
-  // space: 8 * (across + 16) floats.
+  // space: 8 * across + 16 floats.
   bool (*dot_floats)(const PackedRows& w, std::size_t first, std::size_t last, const FloatRows& x, float* space, float* y,
                      std::size_t y_step);
   bool (*dot_wholes)(const PackedRows& w, std::size_t first, std::size_t last, const WholeRows& x, float* space, float* y,

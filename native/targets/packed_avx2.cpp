@@ -1,4 +1,5 @@
 #define TERCILE_TARGET packed_avx2
+#include "../kernels/between.hpp"
 #include "../kernels/packed_avx2.hpp"
 
 namespace tercile {
@@ -8,4 +9,5 @@ const PackedKernels packed_kernels_avx2 = {
     arrange_bytes_plain, dot_floats_plain, dot_wholes_avx2, dot_lanes, sum_bytes, round_row,
     affine,          kPanelRows,   panel_floats, multiply_floats, nullptr,    nullptr,
     nullptr,         nullptr,      finish,      shift_in_plain, look_up_floats_plain, look_up_bytes_plain};
+const BetweenKernels between_kernels_avx2 = {layer_norm, rms_norm, gelu, gate, turn, attend};
 }  // namespace tercile

@@ -1,4 +1,5 @@
 #define TERCILE_TARGET packed_plain
+#include "../kernels/between.hpp"
 #include "../kernels/packed_panels.hpp"
 #include "../kernels/packed_plain.hpp"
 
@@ -9,4 +10,5 @@ const PackedKernels packed_kernels_plain = {
     arrange_bytes_plain, dot_floats_plain, dot_wholes_plain, dot_lanes, sum_bytes, round_row,
     affine,          kPanelRows,   panel_floats, multiply_floats, nullptr,    nullptr,
     nullptr,         nullptr,      finish,      shift_in_plain, look_up_floats_plain, look_up_bytes_plain};
+const BetweenKernels between_kernels_plain = {layer_norm, rms_norm, gelu, gate, turn, attend};
 }  // namespace tercile

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tercile import api, zoo
 from tercile.cli import app
 from tercile.compression.generating import generate
+from tercile.compression.llama_blocks import BlockReader
 from tercile.compression.llama_reader import ModuleReader, is_packed_llama, reader_of
 from tercile.compression.package import load_package
 from tercile.compression.runtime import open_runtime
@@ -108,6 +109,23 @@ def test_the_reader_of_packed_llamas_gives_the_logits_of_the_module(llama) -> No
         part, at = ids[at : at + size], at + size
         for found in (reader.read(part), plain.read(part)):
             np.testing.assert_allclose(found, wanted[at - 1], atol=2e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("activations", ["float", "int8"])
+def test_compiled_blocks_read_as_the_module_does(tmp_path, activations) -> None:
+    spellings = ("int4-g32", "int8-channel", "int5-g32-asym-k6", "int2-g64")
+    small = pack(open_source(zoo.find("debian-llama").source), tmp_path / "small", lambda n, _: spellings[n % 4])
+    runtime = open_runtime(small, activations=activations)
+    ids = runtime.source.prepare([" ".join(TEXTS * 4)])["input_ids"][0].tolist()
+    with torch.no_grad():
+        wanted = runtime.module(input_ids=torch.tensor([ids])).logits[0].numpy()
+    reader, at = reader_of(runtime.module), 0
+    assert isinstance(reader, BlockReader)
+    near = 2e-4 if activations == "float" else 0.1  # halves between two steps fall to either side
+    for size in (5, 1, 1, 30, 1, 2):
+        at += size
+        found = reader.read(ids[at - size : at])
+        assert np.linalg.norm(found - wanted[at - 1]) < near * np.linalg.norm(wanted[at - 1])
 
 
 def test_draws_follow_their_seed_and_bad_numbers_are_refused(llama) -> None:

@@ -1,7 +1,8 @@
 """Reads tokens into a language model one call after another, and says what may come next.
 
 A packed model of the Llama family is run by a reader of its own: at one token a call, a module of Transformers spends
-far more time between the products than on them. Every other model is run as its module.
+far more time between the products than on them. Compiled blocks do it where every layer is a product alone
+(`llama_blocks`), numpy where some are turned or have a branch beside them. Every other model is run as its module.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tercile.compression.llama_blocks import BlockReader, runs_in_blocks
 from tercile.quantization.runtime.modules import PackedEmbedding, PackedLinear
 
 Product = Callable[[np.ndarray], np.ndarray]
@@ -152,7 +154,9 @@ def is_packed_llama(module: nn.Module) -> bool:
 
 def reader_of(module: nn.Module) -> Reader:
     """A reader at the beginning of a text."""
-    return LlamaReader(module) if is_packed_llama(module) else ModuleReader(module)
+    if not is_packed_llama(module):
+        return ModuleReader(module)
+    return BlockReader(module) if runs_in_blocks(module) else LlamaReader(module)
 
 
 def _mixed(query: np.ndarray, keys: np.ndarray, values: np.ndarray, before: int) -> np.ndarray:

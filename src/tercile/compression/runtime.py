@@ -13,6 +13,7 @@ import torch
 
 from tercile.compression.package import Builder, build_empty, read_package
 from tercile.compression.source import Source
+from tercile.quantization.runtime.encoder import join_encoder_blocks
 from tercile.quantization.runtime.matrix import Activations
 from tercile.quantization.runtime.modules import use_packed
 
@@ -90,6 +91,7 @@ def open_runtime(
             decoded[name] = torch.from_numpy(q.dequantize())
     decoded |= {alias: decoded[name] for alias, name in packed.tied.items() if name in decoded}
     _put(module, decoded)
+    join_encoder_blocks(module)
     nbytes = sum(q.nbytes for q in packed.quantized.values()) + sum(value.nbytes for value in packed.plain.values())
     made = Source(source.spec, source.kind, module, source.prepare, source.folder, source.max_tokens)
     return Runtime(made, tuple(running), tuple(name for name in decoded if name in packed.quantized), nbytes)

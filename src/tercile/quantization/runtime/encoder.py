@@ -1,0 +1,126 @@
+"""Blocks of packed encoders in one call: what lies between the products is computed beside them, not in torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tercile import _native
+from tercile.quantization.runtime.modules import PackedLinear
+
+_LINEARS = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+_NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
+
+
+def join_encoder_blocks(module: nn.Module) -> int:
+    """Lets every BERT-like block whose linear layers are all packed run in one call.
+
+    Blocks keep their names, parameters and answers to rounding; hooks of layers within them are not called any more.
+    A call that asks for attention weights or for a cache runs the block as it was.
+
+    Parameters
+    ----------
+    module
+        A model of Transformers, in evaluation mode.
+
+    Returns
+    -------
+    How many blocks were joined.
+    """
+    joined = 0
+    for layer in list(module.modules()):
+        if _fits(layer):
+            layer.forward = _Joined(layer, layer.forward)
+            joined += 1
+    return joined
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether a packed layer is a product alone: nothing turned before it, nothing added beside it, no fixed step."""
+    if not isinstance(layer, PackedLinear):
+        return False
+    matrix = layer.matrix
+    return matrix.branch is None and matrix.activation_scale is None and not matrix.stored.scheme.rotated
+
+
+def _fits(layer: nn.Module) -> bool:
+    parts = [_part(layer, name) for name in _LINEARS + _NORMS]
+    if any(part is None for part in parts):
+        return False
+    linears, norms, attention = parts[:6], parts[6:], _part(layer, "attention.self")
+    plain = all(is_plain(part) and part.bias is not None for part in linears)
+    if not plain or not all(type(norm) is nn.LayerNorm and norm.elementwise_affine for norm in norms):
+        return False
+    act = getattr(_part(layer, "intermediate"), "intermediate_act_fn", None)
+    heads, width = getattr(attention, "num_attention_heads", 0), getattr(attention, "attention_head_size", 0)
+    simple = type(act).__name__ == "GELUActivation" and not getattr(layer, "is_decoder", False)
+    alike = len({part.matrix.activations for part in linears}) == 1 and norms[0].eps == norms[1].eps
+    return simple and alike and width % 16 == 0 and heads * width == linears[0].out_features
+
+
+class _Joined:
+    """Stands for the forward method of a block."""
+
+    def __init__(self, layer: Any, apart: Any) -> None:
+        self._layer, self._apart = layer, apart
+        self._matrices: tuple[Any, ...] = ()
+        self._block: Any = None
+
+    def __call__(self, hidden_states: torch.Tensor, attention_mask: Any = None, *rest: Any, **more: Any) -> Any:
+        layer, x = self._layer, hidden_states
+        asks = any(value is not None for value in rest) or any(v is not None and v is not False for v in more.values())
+        if asks or layer.training or layer.attention.self.config.output_attentions or x.requires_grad:
+            return self._apart(hidden_states, attention_mask, *rest, **more)
+        count, length, width = x.shape
+        mask = _scores_mask(attention_mask, count, length)
+        rows = x.detach().to(torch.float32).reshape(-1, width).contiguous().numpy()
+        out = np.empty_like(rows)
+        self._native().run(rows, length, mask, out)
+        return torch.from_numpy(out).reshape(x.shape).to(x.dtype)
+
+    def _native(self) -> Any:
+        linears = [_part(self._layer, name) for name in _LINEARS]
+        matrices = tuple(linear.matrix for linear in linears)
+        if len(self._matrices) != 6 or any(a is not b for a, b in zip(matrices, self._matrices, strict=True)):
+            norms = [_part(self._layer, name) for name in _NORMS]
+            self._block = _native.EncoderBlock(
+                tuple(matrix.layout.native for matrix in matrices),
+                [_floats(linear.bias) for linear in linears],
+                [_floats(tensor) for norm in norms for tensor in (norm.weight, norm.bias)],
+                self._layer.attention.self.num_attention_heads,
+                norms[0].eps,
+                matrices[0].activations == "int8",
+            )
+            self._matrices = matrices
+        return self._block
+
+
+def _scores_mask(mask: Any, count: int, length: int) -> np.ndarray | None:
+    """What is added to scores, float32 (count, length, length); None where nothing is."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    added: np.ndarray = mask[:, 0].float().expand(count, length, length).contiguous().numpy()
+    return added
+
+
+def _part(layer: Any, path: str) -> Any:
+    for name in path.split("."):
+        layer = getattr(layer, name, None)
+    return layer
+
+
+def _floats(tensor: torch.Tensor) -> np.ndarray:
+    made: np.ndarray = np.ascontiguousarray(tensor.detach().float().numpy())
+    return made
