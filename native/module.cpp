@@ -22,7 +22,9 @@ NB_MODULE(_native, module) {
   tercile::bind_weighted_summary(module);
   tercile::bind_boosting(module);
   tercile::bind_integer(module);
+  tercile::bind_columns(module);
   tercile::bind_trellis(module);
+  tercile::bind_pairs(module);
   tercile::bind_hadamard(module);
   tercile::bind_runtime(module);
   tercile::bind_search(module);

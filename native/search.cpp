@@ -16,7 +16,9 @@
 namespace tercile {
 namespace {
 
-constexpr std::size_t kBlock = 64;  // rows whose distances from a group of queries are computed at once
+// Rows whose distances from a group of queries are computed at once. A table of product codes is larger than a row by
+// so much that it has to meet many before the next query's takes its place in the cache.
+constexpr std::size_t kBlock = 64, kTableBlock = 1024;
 
 using Bytes = Array<const std::uint8_t, 2>;
 using Floats = Array<const float, 1>;
@@ -52,17 +54,18 @@ template <typename HeapOf>
 void meet(const StoredRows& rows, const float* query, std::size_t queries, std::size_t stride,
           const std::uint32_t* which, std::size_t count, std::int64_t base, std::vector<float>& out, HeapOf heap_of) {
   const Kernels& k = kernels();
-  out.resize(queries * kBlock);
+  const std::size_t block = rows.kind == StoredRows::table ? kTableBlock : kBlock;
+  out.resize(queries * block);
   const std::size_t row_bytes = rows.dimension * (rows.kind == StoredRows::float32 ? 4 : rows.kind == StoredRows::float16 ? 2 : 1);
-  for (std::size_t from = 0; from < count; from += kBlock) {
-    const std::size_t here = std::min(kBlock, count - from);
-    for (std::size_t next = from + here; next < std::min(from + here + kBlock, count); ++next) {
+  for (std::size_t from = 0; from < count; from += block) {
+    const std::size_t here = std::min(block, count - from);
+    for (std::size_t next = from + here; next < std::min(from + here + block, count); ++next) {
       const char* row = static_cast<const char*>(rows.data) + which[next] * row_bytes;
       for (std::size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
     }
-    k.row_distances(query, queries, stride, rows, which + from, here, out.data(), kBlock);
+    k.row_distances(query, queries, stride, rows, which + from, here, out.data(), block);
     for (std::size_t q = 0; q < queries; ++q) {
-      const float* distance = out.data() + q * kBlock;
+      const float* distance = out.data() + q * block;
       Heap& heap = heap_of(q);
       float farthest = heap.farthest();
       for (std::size_t r = 0; r < here; ++r) {
@@ -141,6 +144,14 @@ std::int64_t search_lists(Queries queries, Bytes data, int kind, bool squared, F
       }
       if (!passed) continue;
       met += std::int64_t(asked * passed);
+      if (rows.kind == StoredRows::table) {  // a table is too large to be copied, and queries share nothing
+        for (std::size_t i = 0; i < asked; ++i) {
+          const std::size_t q = of_list[at[list] + i];
+          meet(rows, queries.data() + q * stride, 1, stride, passing.data(), passed, 0, out,
+               [&](std::size_t) -> Heap& { return all[q]; });
+        }
+        continue;
+      }
       near.resize(asked * stride);
       for (std::size_t i = 0; i < asked; ++i)
         std::copy_n(queries.data() + of_list[at[list] + i] * stride, stride, near.data() + i * stride);

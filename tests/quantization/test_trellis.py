@@ -19,6 +19,7 @@ from tercile.quantization.statistics import Statistics
 
 RATES = ["1", "1.5", "2", "2.25", "2.5", "3", "4", "5"]
 SPELLINGS = [*(f"trellis{rate}" for rate in RATES), "trellis2.125", "trellis1.75m9"]
+COLUMN_GRIDS = [*SPELLINGS, "pairs1", "pairs1.5", "pairs2.5", "pairs4"]
 
 
 def problem(rows: int, columns: int, seed: int = 0) -> tuple[np.ndarray, Statistics]:
@@ -70,7 +71,7 @@ def test_decoding_reads_the_last_bits_of_the_stream(spelling: str) -> None:
         assert values[r].tolist() == table[state].tolist()
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("spelling", COLUMN_GRIDS)
 def test_spelling_names_the_same_grid_and_its_copies(spelling: str) -> None:
     grid = parse(spelling)
     grid.encode(np.zeros((2, 2)))
@@ -85,7 +86,7 @@ def test_rates_and_memories_out_of_range_are_refused_by_name(spelling: str) -> N
         parse(spelling)
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("spelling", COLUMN_GRIDS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 5), (256, 3), (257, 4), (700, 2), (16, 64)])
 def test_packing_wastes_no_bit_and_comes_back(spelling: str, shape: tuple[int, int]) -> None:
     grid = parse(spelling)
@@ -102,7 +103,8 @@ def test_packing_wastes_no_bit_and_comes_back(spelling: str, shape: tuple[int, i
 
 
 @pytest.mark.parametrize(
-    "spelling", ["trellis2-channel", "trellis2.25-g16", "trellis3-channel-k6-rot", "trellis1.5-t5x8-bf16-rot"]
+    "spelling", ["trellis2-channel", "trellis2.25-g16", "trellis3-channel-k6-rot", "trellis1.5-t5x8-bf16-rot",
+                 "pairs2-channel", "pairs2.5-g16-rot"]
 )
 @pytest.mark.parametrize("shape", [(24, 40), (5, 3, 2, 2), (23,), (1, 1)])
 def test_tensors_come_back_from_their_arrays(spelling: str, shape: tuple[int, ...]) -> None:
@@ -134,7 +136,8 @@ def test_codes_with_more_bits_than_their_row_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "spelling",
-    ["trellis2-channel", "trellis2.5-g16", "trellis2-channel-rot", "int3-channel-rot", "int3-g16-asym-k6-rot"],
+    ["trellis2-channel", "trellis2.5-g16", "trellis2-channel-rot", "int3-channel-rot", "int3-g16-asym-k6-rot",
+     "pairs2-channel", "pairs2.5-g16-rot"],
 )
 def test_gptq_beats_rounding_and_descent_beats_gptq(spelling: str) -> None:
     scheme, ratios = Scheme.parse(spelling), []
@@ -171,7 +174,7 @@ def test_one_column_at_a_time_is_the_loop_written_in_numpy() -> None:
         error[:, p] = values[:, p] - got[:, order[p]]
 
 
-@pytest.mark.parametrize("spelling", ["trellis2-channel", "trellis2.25-channel-rot"])
+@pytest.mark.parametrize("spelling", ["trellis2-channel", "trellis2.25-channel-rot", "pairs2.5-channel-rot"])
 def test_threads_do_not_change_a_bit(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, seen = problem(300, 20)
     words = []
@@ -182,7 +185,7 @@ def test_threads_do_not_change_a_bit(spelling: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e4, 1e30])
-@pytest.mark.parametrize("spelling", ["trellis2-channel-f32", "trellis2.5-g8-f32-rot"])
+@pytest.mark.parametrize("spelling", ["trellis2-channel-f32", "trellis2.5-g8-f32-rot", "pairs2-channel-f32"])
 def test_weights_of_any_size_stay_finite(size: float, spelling: str) -> None:
     weight, seen = problem(9, 23)
     for shape in (weight, np.ones_like(weight), np.eye(9, 23, dtype=np.float32)):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tercile import _native
-from tercile.quantization.grids import Grid, Trellis
+from tercile.quantization.grids import ColumnGrid, Grid
 
 
 def words_per_row(columns: int, grid: Grid) -> int:
@@ -23,7 +23,7 @@ def words_per_row(columns: int, grid: Grid) -> int:
     return math.ceil(columns * int(grid.bits) / 32) if per_word is None else math.ceil(columns / per_word)
 
 
-def words_shape(matrix: tuple[int, int], grid: Grid | Trellis) -> tuple[int, int]:
+def words_shape(matrix: tuple[int, int], grid: Grid | ColumnGrid) -> tuple[int, int]:
     """Rows and width of the words that a matrix of codes takes; all are one row where rows differ in width.
 
     Examples
@@ -33,12 +33,12 @@ def words_shape(matrix: tuple[int, int], grid: Grid | Trellis) -> tuple[int, int
     (1, 36)
     """
     rows, columns = matrix
-    if isinstance(grid, Trellis):
+    if isinstance(grid, ColumnGrid):
         return 1, math.ceil(int(grid.row_bits(rows).sum(dtype=np.int64)) * columns / 32)
     return rows, words_per_row(columns, grid)
 
 
-def pack(codes: np.ndarray, grid: Grid | Trellis) -> np.ndarray:
+def pack(codes: np.ndarray, grid: Grid | ColumnGrid) -> np.ndarray:
     """uint8 codes (rows, columns) as uint32 words, see `words_shape`.
 
     Raises
@@ -58,7 +58,7 @@ def pack(codes: np.ndarray, grid: Grid | Trellis) -> np.ndarray:
         raise ValueError(f"codes must have two dimensions (rows, columns), got shape {codes.shape}")
     codes = np.ascontiguousarray(grid.checked_codes(codes))
     words = np.zeros(words_shape(codes.shape, grid), dtype=np.uint32)
-    if isinstance(grid, Trellis):
+    if isinstance(grid, ColumnGrid):
         _native.pack_stream(codes, grid.row_bits(len(codes)), words[0])
     elif grid.codes_per_word is None:
         _native.pack_bits(codes, int(grid.bits), words)
@@ -67,7 +67,7 @@ def pack(codes: np.ndarray, grid: Grid | Trellis) -> np.ndarray:
     return words
 
 
-def unpack(words: np.ndarray, columns: int, grid: Grid | Trellis, rows: int | None = None) -> np.ndarray:
+def unpack(words: np.ndarray, columns: int, grid: Grid | ColumnGrid, rows: int | None = None) -> np.ndarray:
     """The uint8 codes (rows, columns) that `pack` stored; rows has to be given where they differ in width.
 
     Raises
@@ -79,7 +79,7 @@ def unpack(words: np.ndarray, columns: int, grid: Grid | Trellis, rows: int | No
     if words.dtype != np.uint32:
         raise TypeError(f"words are {words.dtype}; they must be uint32")
     words = np.ascontiguousarray(words)
-    if isinstance(grid, Trellis):
+    if isinstance(grid, ColumnGrid):
         return _unpack_stream(words, columns, grid, rows)
     if words.ndim != 2 or words.shape[1] != words_per_row(columns, grid):
         needed = words_per_row(columns, grid)
@@ -92,7 +92,7 @@ def unpack(words: np.ndarray, columns: int, grid: Grid | Trellis, rows: int | No
     return codes
 
 
-def _unpack_stream(words: np.ndarray, columns: int, grid: Trellis, rows: int | None) -> np.ndarray:
+def _unpack_stream(words: np.ndarray, columns: int, grid: ColumnGrid, rows: int | None) -> np.ndarray:
     if rows is None:
         raise ValueError(f"rows is missing: those of {grid.spelling!r} differ in width")
     needed = words_shape((rows, columns), grid)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tercile.quantization import packing
 from tercile.quantization.blocks import as_matrix
-from tercile.quantization.grids import Trellis
+from tercile.quantization.grids import ColumnGrid
 from tercile.quantization.hadamard import rotate, rotate_back
 from tercile.quantization.scheme import Ranges, Scheme
 
@@ -135,7 +135,7 @@ class QTensor:
 def _written_by_pack(q: QTensor) -> bool:
     """Whether the words hold only codes of the grid, and zeros where they hold none."""
     (_, columns), grid = as_matrix(q.shape), q.scheme.grid
-    if isinstance(grid, Trellis):
+    if isinstance(grid, ColumnGrid):
         used = int(grid.row_bits(as_matrix(q.shape)[0]).sum(dtype=np.int64)) * columns % 32
     elif grid.codes_per_word is None:
         used = columns * int(grid.bits) % 32

@@ -21,11 +21,11 @@ import numpy as np
 from tercile.quantization import blocks as block_kinds
 from tercile.quantization import grids, packing, scales
 from tercile.quantization.blocks import Blocks, as_matrix
-from tercile.quantization.grids import Grid, Trellis
+from tercile.quantization.grids import ColumnGrid, Grid
 from tercile.quantization.scales import Arrays, ScaleFormat, SuperScale
 
 _FAR = float(np.finfo(np.float32).max)
-_GRID = r"cb\[[^\]]*\]|fp\d-e\dm\d|trellis[\d.]+(?:m\d+)?|[a-z]+\d*(?:[aqs]\d+)?(?:b\d+)?"
+_GRID = r"cb\[[^\]]*\]|fp\d-e\dm\d|trellis[\d.]+(?:m\d+)?|pairs[\d.]+|[a-z]+\d*(?:[aqs]\d+)?(?:b\d+)?"
 _SPELLED = rf"({_GRID})-([a-z]\w*)(-asym)?(?:-(?!rot$)(\w+))?(-rot)?"
 
 
@@ -59,7 +59,7 @@ class Scheme:
     4.5
     """
 
-    grid: Grid | Trellis
+    grid: Grid | ColumnGrid
     blocks: Blocks
     scale_format: ScaleFormat = scales.NAMED["f16"]
     asymmetric: bool = False

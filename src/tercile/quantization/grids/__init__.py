@@ -1,6 +1,7 @@
 """Grids: the representable values."""
 
 from tercile.quantization.grids.codebook import codebook, normal, normal_float, power_of_two, sign, ternary
+from tercile.quantization.grids.column_grid import ColumnGrid
 from tercile.quantization.grids.floating import floating
 from tercile.quantization.grids.grid import Grid
 from tercile.quantization.grids.integer import integer, unsigned
@@ -11,12 +12,15 @@ from tercile.quantization.grids.logarithmic import (
     shifted_logarithmic,
     tangent,
 )
+from tercile.quantization.grids.pairs import Pairs
 from tercile.quantization.grids.spelling import NAMED, parse
 from tercile.quantization.grids.trellis import Trellis
 
 __all__ = [
     "NAMED",
+    "ColumnGrid",
     "Grid",
+    "Pairs",
     "Trellis",
     "adaptive_logarithmic",
     "codebook",

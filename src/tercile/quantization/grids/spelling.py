@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 
 from tercile.quantization.grids.codebook import codebook, normal, normal_float, power_of_two, sign, ternary
+from tercile.quantization.grids.column_grid import ColumnGrid
 from tercile.quantization.grids.floating import floating
 from tercile.quantization.grids.grid import Grid
 from tercile.quantization.grids.integer import integer, unsigned
@@ -16,6 +17,7 @@ from tercile.quantization.grids.logarithmic import (
     shifted_logarithmic,
     tangent,
 )
+from tercile.quantization.grids.pairs import Pairs
 from tercile.quantization.grids.trellis import MEMORY, Trellis
 
 #: Spellings of every grid that has a name of its own, with some of the numbers that stand in a name (levels of a normal
@@ -31,7 +33,7 @@ NAMED = (
 )  # fmt: skip
 
 
-def parse(spelling: str) -> Grid | Trellis:
+def parse(spelling: str) -> Grid | ColumnGrid:
     """The grid that a spelling names.
 
     Raises
@@ -63,6 +65,8 @@ def parse(spelling: str) -> Grid | Trellis:
         return normal(int(match[1]))
     if match := re.fullmatch(r"trellis([0-9](?:\.[0-9]+)?)(?:m([0-9]+))?", spelling):
         return Trellis(Fraction(match[1]), int(match[2] or MEMORY))
+    if match := re.fullmatch(r"pairs([0-9](?:\.[0-9]+)?)", spelling):
+        return Pairs(Fraction(match[1]))
     if match := re.fullmatch(r"fp([0-9])-e([0-9])m([0-9])", spelling):
         bits, exponent, mantissa = map(int, match.groups())
         if bits != 1 + exponent + mantissa:
@@ -75,5 +79,5 @@ def parse(spelling: str) -> Grid | Trellis:
         except ValueError:
             raise ValueError(f"{spelling!r}: write the values of a codebook as numbers, such as cb[-1,0,1]") from None
         return codebook(values)
-    named = f"{', '.join(NAMED)}, trellis2.25 and the like, and cb[v,v,...]"
+    named = f"{', '.join(NAMED)}, trellis2.25, pairs2.5 and the like, and cb[v,v,...]"
     raise ValueError(f"no grid is called {spelling!r}; there are {named}")

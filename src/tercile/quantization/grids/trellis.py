@@ -5,15 +5,12 @@ two bits has 4096 values at hand, and the search for the best sequence (Viterbi'
 variance of normal values is lost at 2 bits where the best scalar grid loses 0.117 and no code less than 0.0625.
 
 The idea is trellis-coded quantization (Marcellin and Fischer 1990) with the bit-shift trellis of QTIP (Tseng et al.
-2024, arXiv:2406.11235), whose decoder needs no more than the last bits of the stream. Two things differ: sequences run
-down a column, where the rows of a layer do not depend on each other, so that GPTQ's feedback from column to column
-stays exact; and the number of bits changes from row to row, which gives rates such as 2.25.
+2024, arXiv:2406.11235), whose decoder needs no more than the last bits of the stream, run down columns.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
@@ -22,14 +19,17 @@ from typing import Any
 import numpy as np
 
 from tercile import _native
+from tercile.quantization.grids.column_grid import ColumnGrid, bits_of_strip, checked_rate
 
-#: Rows of the tallest strip; taller matrices are cut into strips of nearly equal height.
-TALLEST = 256
 MEMORY = 12
+# Scale of least squared error for normal values of variance 1, by rate: with few bits the values that are stored have
+# to vary less than those that they stand for, with many the tail of the table has to reach further. Measured.
+RATES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
+BEST = (0.90, 0.95, 1.02, 1.05, 1.07, 1.09, 1.12, 1.15)
 
 
 @dataclass(frozen=True)
-class Trellis:
+class Trellis(ColumnGrid):
     """A grid whose value depends on the codes of the rows above, for normal values of variance 1.
 
     Parameters
@@ -63,15 +63,9 @@ class Trellis:
     memory: int = MEMORY
 
     def __post_init__(self) -> None:
-        try:
-            rate = Fraction(self.rate)
-        except (TypeError, ValueError):
-            raise TypeError(f"rate of a trellis must be a number such as 2.25, got {self.rate!r}") from None
-        if not 1 <= rate <= 5 or rate.denominator not in (1, 2, 4, 8):
-            raise ValueError(f"rate of a trellis must be a multiple of 1/8 from 1 to 5, got {self.rate}")
+        object.__setattr__(self, "rate", checked_rate(self.rate, 8, 1, 5, "trellis"))
         if isinstance(self.memory, bool) or self.memory not in range(9, 17):
             raise ValueError(f"memory of a trellis must be a whole number from 9 to 16, got {self.memory!r}")
-        object.__setattr__(self, "rate", rate)
 
     def __reduce__(self) -> tuple[type[Trellis], tuple[Fraction, int]]:
         # Copies and pickles are made anew: what is cached for the kernels stays in its process.
@@ -83,110 +77,19 @@ class Trellis:
         return f"trellis{float(self.rate):g}" + (f"m{self.memory}" if self.memory != MEMORY else "")
 
     @property
-    def bits(self) -> float:
-        """Bits that a code takes, on average over the rows of a whole strip."""
-        return float(self.rate)
+    def best_scale(self) -> float:
+        """Scale of least squared error for normal values of variance 1."""
+        return float(np.interp(self.bits, RATES, BEST))
 
     @functools.cached_property
     def native(self) -> Any:
-        """The grid as the compiled kernels take it, a `_native.TrellisCode`."""
-        return _native.TrellisCode(self.memory, state_values(self.memory), _bits_of_strip(self.rate))
+        """The grid as the compiled kernels take it, a `_native.ColumnCode`."""
+        return _native.TrellisCode(self.memory, state_values(self.memory), bits_of_strip(self.rate))
 
     @functools.cached_property
     def levels(self) -> np.ndarray:
         """Distinct values in ascending order, float32."""
         return np.unique(state_values(self.memory))
-
-    @property
-    def valid(self) -> np.ndarray:
-        """Every code stands for a number."""
-        return np.ones(256, dtype=bool)
-
-    @property
-    def code_of_level(self) -> np.ndarray:
-        """The kernels write codes as they are."""
-        return np.arange(256, dtype=np.uint8)
-
-    level_of_code = code_of_level
-
-    def row_bits(self, rows: int) -> np.ndarray:
-        """Bits, uint8 (rows,), that the codes of each row of a matrix take.
-
-        Examples
-        --------
-        >>> Trellis(2.25).row_bits(8).tolist()
-        [2, 2, 2, 3, 2, 2, 2, 3]
-        """
-        height = math.ceil(rows / max(1, math.ceil(rows / TALLEST)))
-        return _bits_of_strip(self.rate)[np.arange(rows) % max(height, 1)]
-
-    def encode(self, x: np.ndarray) -> np.ndarray:
-        """Codes of the values nearest to each column of each strip as a whole, in the sum of squares.
-
-        Parameters
-        ----------
-        x
-            (rows, columns), read as float32. Must be finite.
-
-        Returns
-        -------
-        uint8 codes in the shape of x.
-
-        Raises
-        ------
-        ValueError
-            If x has not two dimensions, or holds NaN or infinity.
-        """
-        with np.errstate(over="ignore"):
-            matrix = np.ascontiguousarray(x, dtype=np.float32)
-        if matrix.ndim != 2:
-            raise ValueError(f"x must have two dimensions, sequences run down its columns, got shape {matrix.shape}")
-        if not np.isfinite(matrix).all():
-            at = tuple(int(i) for i in np.argwhere(~np.isfinite(matrix))[0])
-            raise ValueError(f"x{list(at)} is {matrix[at]} in float32; a grid encodes finite numbers only")
-        codes = np.zeros(matrix.shape, dtype=np.uint8)
-        _native.trellis_encode(matrix, self.native, codes)
-        return codes
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Values, float32, of codes (rows, columns).
-
-        Raises
-        ------
-        ValueError
-            If codes have not two dimensions, or one takes more bits than its row has.
-        """
-        codes = np.ascontiguousarray(self.checked_codes(codes))
-        values = np.empty(codes.shape, dtype=np.float32)
-        _native.trellis_decode(codes, self.native, values)
-        return values
-
-    def checked_codes(self, codes: np.ndarray) -> np.ndarray:
-        """The codes as uint8.
-
-        Raises
-        ------
-        TypeError
-            If they are not whole numbers.
-        ValueError
-            If they have not two dimensions, or one takes more bits than its row has.
-        """
-        codes = np.asarray(codes)
-        if codes.dtype.kind not in "ui":
-            raise TypeError(f"codes are {codes.dtype}; they must be whole numbers, such as uint8")
-        if codes.ndim != 2:
-            raise ValueError(f"codes must have two dimensions (rows, columns), got shape {codes.shape}")
-        bits = self.row_bits(len(codes))
-        if codes.size and (codes.min() < 0 or (codes >> bits[:, None].astype(codes.dtype)).any()):
-            raise ValueError(f"codes hold one that takes more bits than its row has in {self.spelling!r}")
-        return codes.astype(np.uint8, copy=False)
-
-
-@functools.cache
-def _bits_of_strip(rate: Fraction) -> np.ndarray:
-    """Bits of each row of the tallest strip, uint8."""
-    whole = [math.floor(rate * r) for r in range(TALLEST + 1)]
-    return np.diff(whole).astype(np.uint8)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import numpy as np
 
 from tercile import _native
 from tercile.quantization.blocks import as_matrix
-from tercile.quantization.grids import Trellis
+from tercile.quantization.grids import ColumnGrid
 from tercile.quantization.ranges.matching import matched
 from tercile.quantization.scales import PowerOfTwo, Shifted
 from tercile.quantization.scheme import Ranges, Scheme
@@ -92,7 +92,7 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
     """The range of least squared rounding error, each column weighted by its importance, by search in each block.
 
     The search tries fractions of the min-max range, then finer ones around the best. It evaluates the true rounding
-    error, so it works for every scalar grid; a trellis gets the scales of `matched`.
+    error, so it works for every scalar grid; a grid for whole columns gets the scales of `matched`.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def mse(values: np.ndarray, scheme: Scheme, importance: np.ndarray | None = None
     >>> bool(mse(x, scheme).scale[0, 0] < min_max(x, scheme).scale[0, 0])
     True
     """
-    if isinstance(scheme.grid, Trellis):
+    if isinstance(scheme.grid, ColumnGrid):
         return matched(values, scheme)
     return searched(values, scheme, importance, _search_ends if scheme.asymmetric else _search_scales)
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from tercile import _native
 from tercile.quantization.blocks import as_matrix
-from tercile.quantization.grids import Grid, Trellis
-from tercile.quantization.grids.trellis import TALLEST, state_values
+from tercile.quantization.grids import ColumnGrid, Grid, Trellis
+from tercile.quantization.grids.trellis import state_values
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.scales import Plain
+from tercile.quantization.scheme import Scheme
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +46,23 @@ class Values:
     unit: float
 
 
+def why_no_kernel(scheme: Scheme) -> str | None:
+    """What stands against computing with a scheme as it is stored, or None."""
+    if isinstance(scheme.grid, ColumnGrid) and not isinstance(scheme.grid, Trellis):
+        return f"no kernel computes with {scheme.spelling!r}; decode it with dequantize(), or store trellis codes"
+    return None
+
+
 def layout_of(q: QTensor) -> Layout:
-    """The kernels' view of a stored tensor."""
+    """The kernels' view of a stored tensor.
+
+    Raises
+    ------
+    ValueError
+        If no kernel computes with its scheme.
+    """
+    if reason := why_no_kernel(q.scheme):
+        raise ValueError(reason)
     (rows, columns), scheme = as_matrix(q.shape), q.scheme
     made: list[np.ndarray] = []
     row_bits, memory, height, bits = None, 0, 0, 0
@@ -54,8 +70,9 @@ def layout_of(q: QTensor) -> Layout:
     if isinstance(scheme.grid, Trellis):
         values, memory = _of_states(scheme.grid.memory), scheme.grid.memory
         row_bits = scheme.grid.row_bits(rows)
-        height = math.ceil(rows / math.ceil(rows / TALLEST))
+        height = scheme.grid.height(rows)
     else:
+        assert isinstance(scheme.grid, Grid)
         values, bits = _of_codes(scheme.grid), math.ceil(math.log2(len(scheme.grid.table)))
         if scheme.grid.codes_per_word is not None:
             words = np.zeros((rows, math.ceil(columns * bits / 32)), dtype=np.uint32)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tercile.quantization.qtensor import QTensor
+from tercile.quantization.runtime.layout import why_no_kernel
 from tercile.quantization.runtime.matrix import Activations, PackedMatrix
 
 
@@ -222,6 +223,8 @@ def _layers_of(module: nn.Module, name: str, q: QTensor) -> tuple[list[nn.Module
         return [], "the module has no such weight"
     if tuple(parameter.shape) != tuple(q.shape):
         return [], f"the module's weight is {tuple(parameter.shape)}, the stored one {tuple(q.shape)}"
+    if reason := why_no_kernel(q.scheme):
+        return [], reason
     users = [m for m in dict.fromkeys(modules.values()) if any(p is parameter for p in m._parameters.values())]
     for layer in users:
         if reason := _no_form(layer, parameter):
