@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from tests.page.conftest import free_port
 
 from tercile.page import create_app
+from tercile.page.serving import server_of
 from tercile.page.settings import Settings
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -37,7 +37,7 @@ class Site:
         self.settings = replace(settings, deliver=False, **own)
         self.base = self.settings.address
         self.app = create_app(self.settings)
-        self._server = uvicorn.Server(uvicorn.Config(self.app, port=port, log_level="warning"))
+        self._server = server_of(self.app, self.settings)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
     def start(self) -> None:

@@ -110,15 +110,10 @@ def _serve(config: Path | None, data: Path | None, host: str | None, port: int |
 
     with terminal.stopping("stopped"):
         settings = settings_of(config, data, host=host, port=port)
-        import uvicorn
-
         from tercile.page import create_app
         from tercile.page.observing import log_to_standard_error
+        from tercile.page.serving import serve as serve_page
 
         log_to_standard_error()
         print(f"tercile page  {settings.address}  (Ctrl-C stops it)", flush=True)
-        # Whose X-Forwarded-For is believed is the page's own setting; more connections than that are refused.
-        uvicorn.run(
-            create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, limit_concurrency=2000,
-        )  # fmt: skip
+        serve_page(create_app(settings), settings)

@@ -5,6 +5,7 @@ The content policy allows nothing but the page's own files: no inline script, no
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -42,6 +43,8 @@ HEADERS = (
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 #: Addresses that are remembered at once; the stalest are forgotten first.
 ADDRESSES = 10_000
+#: Seconds in which the next part of a body has to come.
+PATIENCE = 20.0
 #: One in so many new sessions clears away those that are older than a day and hold nothing.
 SWEEP, IDLE = 200, timedelta(days=1)
 
@@ -142,12 +145,16 @@ class Guard:
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
-    """A body that says nothing of its length may still not be longer than the limit."""
-    left = limit
+    """A body that says nothing of its length may still not be longer than the limit, nor stop coming."""
+    left, more = limit, True
 
     async def bounded() -> dict[str, Any]:
-        nonlocal left
-        message = await receive()
+        nonlocal left, more
+        try:
+            message = await asyncio.wait_for(receive(), PATIENCE if more else None)
+        except TimeoutError:
+            raise HTTPException(408, f"Nothing came for {PATIENCE:.0f} s.") from None
+        more = bool(message.get("more_body"))
         left -= len(message.get("body", b""))
         if left < 0:
             raise HTTPException(413, f"At most {limit:,} bytes can be sent here.")
