@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu.hpp"
+#include "pool.hpp"
 
 namespace tercile {
 
@@ -30,10 +31,12 @@ void parallel(std::ptrdiff_t pieces, Body body) {
       next = pieces;
     }
   };
-  std::vector<std::thread> pool;
-  for (std::ptrdiff_t i = 1; i < workers; ++i) pool.emplace_back(work);
-  work();
-  for (auto& thread : pool) thread.join();
+  if (!Pool::get().run(static_cast<int>(workers) - 1, work)) {
+    std::vector<std::thread> own;
+    for (std::ptrdiff_t i = 1; i < workers; ++i) own.emplace_back(work);
+    work();
+    for (auto& thread : own) thread.join();
+  }
   if (failure) std::rethrow_exception(failure);
 }
 
