@@ -60,7 +60,7 @@ def test_statistics_of_rotated_inputs_are_rotated_statistics() -> None:
     assert got.count == 60 and (got.maximum_magnitude >= turned.maximum_magnitude - 1e-4).all()
     weight = rng.normal(size=(8, 24)).astype(np.float32)
     stored = round_to_nearest(weight, seen, Scheme.parse("int3-channel-rot"))
-    inner = QTensor(stored.scheme.unrotated, stored.shape, stored.words, stored.arrays)
+    inner = QTensor(stored.scheme.inner, stored.shape, stored.words, stored.arrays)
     assert output_error(weight, stored, seen) == pytest.approx(output_error(rotate(weight), inner, turned), rel=1e-3)
 
 

@@ -14,8 +14,16 @@ import torch
 from tercile.arrays import load_arrays, save_arrays
 from tercile.quantization import QTensor, Scheme
 from tercile.quantization.grids import Grid
-from tercile.quantization.solvers import bias_correction, coordinate_descent, gptq, output_error, round_to_nearest
+from tercile.quantization.solvers import (
+    bias_correction,
+    coordinate_descent,
+    gptq,
+    output_error,
+    round_to_nearest,
+    weigh_rows,
+)
 from tercile.quantization.statistics import Statistics
+from tercile.quantization.table_statistics import expected_reads
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,20 @@ class Stored:
     error: float
 
 
-def solve(weight: np.ndarray, statistics: Statistics, scheme: Scheme, again: bool = True) -> QTensor:
-    """A weight by GPTQ; `again` goes over it once more, which wins 5 to 10% of the error of numbers and next to nothing
-    of sequences.
-    """
+def solve(weight: np.ndarray, statistics: Statistics, scheme: Scheme) -> QTensor:
+    """A layer by GPTQ. Going over it again wins 5 to 10% of the error of numbers, and next to nothing of sequences."""
     q = gptq(weight, statistics, scheme)
-    return coordinate_descent(weight, q, statistics) if again and isinstance(scheme.grid, Grid) else q
+    return coordinate_descent(weight, q, statistics) if isinstance(scheme.grid, Grid) else q
+
+
+def solve_table(weight: np.ndarray, statistics: Statistics, scheme: Scheme, reads: np.ndarray) -> QTensor:
+    """An embedding table by GPTQ, rows weighed by how often they are read.
+
+    Where rows are rounded each by itself that makes no difference.
+    """
+    if isinstance(scheme.grid, Grid) or scheme.blocks.rows != 1:
+        return gptq(weight, statistics, scheme)
+    return weigh_rows(gptq, weight, statistics, scheme, reads)
 
 
 class Bank:
@@ -81,6 +97,7 @@ class Bank:
         """
         weight = _tensor(module, "weight").detach().cpu().float().numpy()
         bias = getattr(module, "bias", None)
+        reads = None if seen is None else expected_reads(seen)
         for spelling in self.offered[layer]:
             if self._path(layer, spelling).is_file():
                 continue
@@ -89,11 +106,12 @@ class Bank:
             if statistics is None or statistics.count == 0:
                 q = round_to_nearest(weight, None, scheme)
                 squared = ((weight - q.dequantize()) ** 2).reshape(len(weight), -1).sum(axis=1, dtype=np.float64)
-                # A row that the calibration data did not read is still read by somebody: it counts as read once.
-                reads = np.ones(len(squared)) if seen is None else seen + 1.0
-                error = float(squared @ reads / reads.sum())
+                error = float(squared @ (reads if reads is not None else np.full(len(squared), 1 / len(squared))))
+            elif reads is not None:
+                q = solve_table(weight, statistics, scheme, reads)
+                error = output_error(weight, q, statistics, reads)
             else:
-                q = solve(weight, statistics, scheme, again=not isinstance(module, torch.nn.Embedding))
+                q = solve(weight, statistics, scheme)
                 error = output_error(weight, q, statistics)
                 if bias is not None:
                     change = bias_correction(weight, q, statistics)

@@ -10,7 +10,8 @@ from tercile.quantization.export import find_format
 from tercile.quantization.families import Layer
 
 #: Schemes on offer, from safest to smallest. Below four bits rotated trellis codes lose as little as integers that take
-#: three quarters of a bit more; above, integers do as well and are made at once.
+#: three quarters of a bit more; above, integers do as well and are made at once. Tables store their rows mixed, so that
+#: words which are read often share their bits with words that are not.
 SCHEMES = (
     "int8-channel",
     "int6-g128",
@@ -24,9 +25,11 @@ TABLE_SCHEMES = (
     "int8-channel",
     "normal32-channel",
     "normal16-channel",
-    "trellis3-channel-rot",
-    "trellis2.5-channel-rot",
-    "trellis2-channel-rot",
+    "trellis3-channel-rot-mix",
+    "trellis2.5-channel-rot-mix",
+    "trellis2-channel-rot-mix",
+    "trellis1.5-channel-rot-mix",
+    "trellis1.25-channel-rot-mix",
 )
 
 

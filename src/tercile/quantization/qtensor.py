@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tercile.quantization import packing
+from tercile.quantization.basis import into_basis, out_of_basis
 from tercile.quantization.blocks import as_matrix
 from tercile.quantization.grids import ColumnGrid
-from tercile.quantization.hadamard import rotate, rotate_back
 from tercile.quantization.scheme import Ranges, Scheme
 
 
@@ -46,10 +46,10 @@ class QTensor:
 
     @classmethod
     def quantize(cls, x: np.ndarray, scheme: Scheme, ranges: Ranges) -> QTensor:
-        """Rounds x to its nearest codes; if the scheme rotates, ranges are those of the rotated matrix."""
+        """Rounds x to its nearest codes; where the scheme turns x, ranges are those of x turned."""
         x = np.asarray(x)
         matrix = x.reshape(as_matrix(x.shape))
-        codes = scheme.encode(rotate(matrix) if scheme.rotated else matrix, ranges)
+        codes = scheme.encode(into_basis(matrix, scheme), ranges)
         return cls.from_codes(codes, x.shape, scheme, ranges)
 
     @classmethod
@@ -81,9 +81,9 @@ class QTensor:
         return 8 * self.nbytes / max(math.prod(self.shape), 1)
 
     def dequantize(self) -> np.ndarray:
-        """The float32 tensor that is stored. Costs one pass over the codes, and the rotation back if there is one."""
+        """The float32 tensor that is stored. Costs a pass over the codes, and the way back from the scheme's basis."""
         values = self.scheme.decode(self.codes, self.ranges)
-        return (rotate_back(values) if self.scheme.rotated else values).reshape(self.shape)
+        return out_of_basis(values, self.scheme).reshape(self.shape)
 
     def to_arrays(self, name: str) -> dict[str, np.ndarray]:
         """Arrays for a safetensors file, under `name.codes`, `name.scale` and so on."""
@@ -148,6 +148,6 @@ def _layout(scheme: Scheme, matrix: tuple[int, int]) -> dict[str, tuple[tuple[in
     """Shape and type of every array that the scheme stores, found by storing one's worth of ranges."""
     blocks = scheme.blocks.count(matrix)
     one = np.ones(blocks, dtype=np.float32)
-    arrays = scheme.unrotated.ranges(one, -one if scheme.asymmetric else None).arrays
+    arrays = scheme.inner.ranges(one, -one if scheme.asymmetric else None).arrays
     layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {k: (v.shape, v.dtype) for k, v in arrays.items()}
     return {"codes": (packing.words_shape(matrix, scheme.grid), np.dtype(np.uint32))} | layout

@@ -2,12 +2,12 @@
 
 Its spelling is what users type and files carry:
 
-    <grid>-<blocks>[-asym][-<scale format>][-rot]
+    <grid>-<blocks>[-asym][-<scale format>][-rot][-mix]
 
     int4-g128   int4-g32-asym   fp4-e2m1-g16-e4m3   nf4-g64   int8-token   trellis2.25-channel-rot
 
 The scale format is f16 unless it is written. `asym` gives an integer grid a zero point. `rot` stores the matrix with
-its columns rotated (see `hadamard`), which is taken back when it is read.
+its columns rotated, `mix` with its rows in another order (see `basis`); both are taken back when it is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tercile.quantization.scales import Arrays, ScaleFormat, SuperScale
 
 _FAR = float(np.finfo(np.float32).max)
 _GRID = r"cb\[[^\]]*\]|fp\d-e\dm\d|trellis[\d.]+(?:m\d+)?|pairs[\d.]+|[a-z]+\d*(?:[aqs]\d+)?(?:b\d+)?"
-_SPELLED = rf"({_GRID})-([a-z]\w*)(-asym)?(?:-(?!rot$)(\w+))?(-rot)?"
+_SPELLED = rf"({_GRID})-([a-z]\w*)(-asym)?(?:-(?!(?:rot|mix)\b)(\w+))?(-rot)?(-mix)?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,7 @@ class Scheme:
     scale_format: ScaleFormat = scales.NAMED["f16"]
     asymmetric: bool = False
     rotated: bool = False
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         if self.asymmetric and not re.fullmatch(r"uint\d", self.grid.spelling):
@@ -85,13 +86,14 @@ class Scheme:
         match = re.fullmatch(_SPELLED, spelling)
         if not match:
             raise ValueError(f"{spelling!r} is no scheme; write <grid>-<blocks>[-asym][-<scales>], such as int4-g128")
-        grid, blocks, asym, scale_format, rot = match.groups()
+        grid, blocks, asym, scale_format, rot, mix = match.groups()
         return cls(
             grids.parse(re.sub(r"^int", "uint", grid) if asym else grid),
             block_kinds.parse(blocks),
             scales.parse(scale_format or "f16"),
             asym is not None,
             rot is not None,
+            mix is not None,
         )
 
     @property
@@ -104,6 +106,8 @@ class Scheme:
             parts.append(self.scale_format.spelling)
         if self.rotated:
             parts.append("rot")
+        if self.mixed:
+            parts.append("mix")
         return "-".join(parts)
 
     def __str__(self) -> str:
@@ -123,9 +127,14 @@ class Scheme:
         return self.grid
 
     @property
-    def unrotated(self) -> Scheme:
-        """The scheme of the rotated matrix itself."""
-        return replace(self, rotated=False)
+    def turned(self) -> bool:
+        """Whether the matrix is stored in another basis than its own."""
+        return self.rotated or self.mixed
+
+    @property
+    def inner(self) -> Scheme:
+        """The scheme of the matrix as it is stored, in that basis."""
+        return replace(self, rotated=False, mixed=False)
 
     @property
     def whole_offsets(self) -> bool:
@@ -144,14 +153,14 @@ class Scheme:
         ------
         ValueError
             If a scale does not fit the format (float16 overflow) or is not finite, if the largest value that it stands
-            for would overflow float32, if an offset is missing, not finite or positive, or if the scheme is rotated:
-            ranges are those of the rotated matrix, under `unrotated`.
+            for would overflow float32, if an offset is missing, not finite or positive, or if the scheme turns
+            what it stores: ranges are those of the turned matrix, under `inner`.
         """
         scale = np.asarray(scale, dtype=np.float32)
-        if self.rotated:
+        if self.turned:
             raise ValueError(
-                f"{self.spelling!r} stores a rotated weight, which this solver or estimator can't make; "
-                "use gptq or round_to_nearest, or the scheme without -rot"
+                f"{self.spelling!r} stores a weight in another basis, which this solver or estimator can't make; "
+                "use gptq or round_to_nearest, or the scheme without -rot and -mix"
             )
         if scale.ndim != 2:
             raise ValueError(f"scale must be (block rows, block columns), got shape {scale.shape}")

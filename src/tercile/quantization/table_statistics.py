@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -105,6 +106,48 @@ def table_statistics(
         for handle in handles:
             handle.remove()
     return found
+
+
+def expected_reads(counts: np.ndarray, *, evenly: float = 0.3) -> np.ndarray:
+    """How often each row of a table will be read, from how often it was.
+
+    Rows that were never read share what Good and Turing (1953) expect of the unseen: as many reads as there were rows
+    read once.
+
+    Parameters
+    ----------
+    counts
+        Reads of each row, whole numbers (rows,).
+    evenly
+        Share of all reads that is spread over all rows, so that a table still serves other data. On MiniLM, held-out
+        text loses least near 0.3.
+
+    Returns
+    -------
+    float64 (rows,), positive, summing to 1.
+
+    Raises
+    ------
+    ValueError
+        If counts are negative or evenly is not within (0, 1].
+
+    Examples
+    --------
+    >>> expected_reads(np.array([6, 1, 1, 0, 0]), evenly=0.5).round(3).tolist()
+    [0.381, 0.147, 0.147, 0.162, 0.162]
+    """
+    seen = np.asarray(counts, dtype=np.float64)
+    if seen.ndim != 1 or not len(seen) or not np.isfinite(seen).all() or seen.min() < 0:
+        raise ValueError("counts must hold one number of reads, not negative, for each row")
+    if not 0 < evenly <= 1:
+        raise ValueError(f"evenly must be above 0 and at most 1, got {evenly}")
+    even = np.full(len(seen), 1 / len(seen))
+    total, unseen = seen.sum(), seen == 0
+    if not total:
+        return even
+    new = min((seen == 1).sum() / total, 0.5) if unseen.any() else 0.0
+    expected = (1 - new) * seen / total + np.where(unseen, new / max(unseen.sum(), 1), 0.0)
+    return np.asarray((1 - evenly) * expected + evenly * even)
 
 
 def _gradients(

@@ -31,6 +31,8 @@ SPELLINGS = (
     "trellis2.5-channel-rot",
     "trellis3.5-channel-rot",
     "trellis2.25m9-channel",
+    "trellis2-channel-rot-mix",
+    "int4-g32-asym-mix",
     "int4-g32-rot",
 )
 

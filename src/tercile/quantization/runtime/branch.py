@@ -49,7 +49,7 @@ class Branch:
             shapes = f"{stored.left.shape} and {stored.right.shape}"
             raise ValueError(f"a branch with factors {shapes} does not fit a matrix {matrix}")
         scheme, ranges = stored.left.scheme, stored.left.ranges
-        if ranges.scale.shape[1] != 1 or scheme.asymmetric or scheme.rotated or stored.right.scheme.rotated:
+        if ranges.scale.shape[1] != 1 or scheme.asymmetric or scheme.turned or stored.right.scheme.turned:
             raise ValueError(f"the left factor is {scheme.spelling!r}; a branch runs with schemes such as int8-channel")
         codes = np.ascontiguousarray(stored.left.codes.T)
         bare = Scheme.parse(f"{scheme.scalar_grid.spelling}-tensor-f32")

@@ -50,7 +50,7 @@ def is_plain(layer: Any) -> bool:
     if not isinstance(layer, PackedLinear):
         return False
     matrix = layer.matrix
-    return matrix.branch is None and matrix.activation_scale is None and not matrix.stored.scheme.rotated
+    return matrix.branch is None and matrix.activation_scale is None and not matrix.stored.scheme.turned
 
 
 def _fits(layer: nn.Module) -> bool:

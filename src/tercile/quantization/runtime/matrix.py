@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tercile.quantization.basis import row_place
 from tercile.quantization.blocks import as_matrix
 from tercile.quantization.hadamard import rotate, rotate_back
 from tercile.quantization.low_rank import LowRank
@@ -138,6 +139,8 @@ class PackedMatrix:
             self.layout.native.multiply_rounded(turned, self.activation_scale or 0.0, y)
         else:
             self.layout.native.multiply(turned, False, y)
+        if self.stored.scheme.mixed:
+            y = np.ascontiguousarray(y[:, row_place(rows)])
         if self.branch is not None:
             self.branch.add(x, y)
         return y
@@ -175,7 +178,8 @@ class PackedMatrix:
             bad = ids[(ids < 0) | (ids >= rows)][0]
             raise ValueError(f"ids hold {bad}; the matrix has rows 0 to {rows - 1}")
         out = np.empty((len(ids), columns), dtype=np.float32)
-        self.layout.native.rows(np.ascontiguousarray(ids, dtype=np.int64), out)
+        places = row_place(rows)[ids] if self.stored.scheme.mixed else ids
+        self.layout.native.rows(np.ascontiguousarray(places, dtype=np.int64), out)
         if self.stored.scheme.rotated and len(ids):
             out = rotate_back(out)
         return out if self.branch is None else out + self.branch.rows(ids)

@@ -11,6 +11,7 @@ from tercile.quantization.solvers.pruning import prune
 from tercile.quantization.solvers.quantease import quantease
 from tercile.quantization.solvers.quantease_outliers import quantease_outliers
 from tercile.quantization.solvers.round_to_nearest import bias_correction, output_error, round_to_nearest
+from tercile.quantization.solvers.row_importance import weigh_rows
 from tercile.quantization.solvers.thresholds import hard_threshold, soft_threshold
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "round_to_nearest",
     "soft_threshold",
     "tune_biases",
+    "weigh_rows",
 ]

@@ -12,8 +12,8 @@ from tercile import _native
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.scheme import Ranges, Scheme
 from tercile.quantization.solvers.gptq import check_damping
-from tercile.quantization.solvers.rotated import improve_rotated
 from tercile.quantization.solvers.round_to_nearest import check_channels, check_shape, checked_weight
+from tercile.quantization.solvers.turned import improve_turned
 from tercile.quantization.statistics import Statistics
 
 
@@ -75,9 +75,9 @@ def coordinate_descent(
     check_damping(damping)
     if sweeps < 0:
         raise ValueError(f"sweeps must be at least 0, got {sweeps}")
-    if quantized.scheme.rotated:
+    if quantized.scheme.turned:
         options = {"sweeps": sweeps, "damping": damping, "relaxed": relaxed}
-        return improve_rotated(coordinate_descent, weight, quantized, statistics, **options)
+        return improve_turned(coordinate_descent, weight, quantized, statistics, **options)
     scheme, ranges = quantized.scheme, quantized.ranges
     before, hessian = quantized.codes, statistics.second_moment
     codes = descended(matrix, before, hessian, scheme, ranges, sweeps=sweeps, damping=damping, relaxed=relaxed)

@@ -16,8 +16,8 @@ from tercile import _native
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.ranges import RangeEstimator, mse
 from tercile.quantization.scheme import Scheme
-from tercile.quantization.solvers.rotated import solve_rotated
 from tercile.quantization.solvers.round_to_nearest import check_channels, checked_weight
+from tercile.quantization.solvers.turned import solve_turned
 from tercile.quantization.statistics import Statistics
 
 
@@ -86,9 +86,9 @@ def gptq(
     rows, columns = matrix.shape
     check_channels(statistics, matrix)
     check_damping(damping)
-    if scheme.rotated:
+    if scheme.turned:
         options = {"activation_order": activation_order, "damping": damping}
-        return solve_rotated(gptq, weight, statistics, scheme, ranges, **options)
+        return solve_turned(gptq, weight, statistics, scheme, ranges, **options)
     hessian = statistics.second_moment
     diagonal = np.diagonal(hessian)
 

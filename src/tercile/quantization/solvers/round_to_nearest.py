@@ -9,7 +9,7 @@ from tercile.quantization.blocks import as_matrix
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.ranges import RangeEstimator, mse
 from tercile.quantization.scheme import Scheme
-from tercile.quantization.solvers.rotated import solve_rotated
+from tercile.quantization.solvers.turned import solve_turned
 from tercile.quantization.statistics import Statistics
 
 
@@ -40,10 +40,10 @@ def round_to_nearest(
     [[2, 0]]
     """
     matrix = checked_weight(weight)
-    if scheme.rotated:
+    if scheme.turned:
         if statistics is not None:
             check_channels(statistics, matrix)
-        return solve_rotated(round_to_nearest, weight, statistics, scheme, ranges)
+        return solve_turned(round_to_nearest, weight, statistics, scheme, ranges)
     importance = None
     if statistics is not None:
         check_channels(statistics, matrix)
@@ -51,12 +51,16 @@ def round_to_nearest(
     return QTensor.quantize(np.asarray(weight), scheme, ranges(matrix, scheme, importance))
 
 
-def output_error(weight: np.ndarray, quantized: QTensor, statistics: Statistics) -> float:
+def output_error(
+    weight: np.ndarray, quantized: QTensor, statistics: Statistics, importance: np.ndarray | None = None
+) -> float:
     """tr((W - Q) H (W - Q)') with H = X'X / n: mean squared change of the layer's output, summed over outputs.
 
-    Costs outputs * inputs^2.
+    With an importance of each output (outputs,) the squares count as often. Costs outputs * inputs^2.
     """
     change = _change(weight, quantized, statistics)
+    if importance is not None:
+        change = change * np.sqrt(np.asarray(importance, dtype=np.float32))[:, None]
     unit = float(np.abs(change).max()) or 1.0  # squares of large weights would overflow float32
     change = (change / np.float32(unit)).astype(np.float32)
     return unit * unit * float(np.einsum("ij,ij->", change @ statistics.second_moment, change, dtype=np.float64))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tercile.quantization.basis import row_place
 from tercile.quantization.blocks import as_matrix
 from tercile.quantization.hadamard import rotate_back
 from tercile.quantization.qtensor import QTensor
@@ -54,6 +55,8 @@ class ScaledRows(FixedCodes):
         self.shift = nn.Parameter(torch.zeros(begun.scale.shape), requires_grad=False)
         self.register_buffer("first", torch.from_numpy(begun.scale.copy()))
         self.register_buffer("position", torch.from_numpy(rotate_back(values) if self.scheme.rotated else values))
+        # Scales are those of the rows as they are stored.
+        self._place = torch.from_numpy(row_place(rows).copy()) if self.scheme.mixed else slice(None)
         # A step of the grid, where somebody asks: its values lie about a standard deviation apart.
         self.register_buffer("levels", torch.tensor([-0.5, 0.5]))
 
@@ -61,7 +64,7 @@ class ScaledRows(FixedCodes):
         """The decoded weight in its own shape."""
         scale = self.first * self.growth.exp()
         kept = torch.from_numpy(self._kept(scale, scale).scale).to(scale.device)
-        return (self.position * (scale + (kept - scale).detach())).reshape(self.shape)
+        return (self.position * (scale + (kept - scale).detach()))[self._place].reshape(self.shape)
 
     @torch.no_grad()
     def tensor(self) -> QTensor:
@@ -70,4 +73,4 @@ class ScaledRows(FixedCodes):
         return QTensor(self.scheme, self.shape, self._words, dict(self._kept(scale, scale).arrays))
 
     def _kept(self, scale: torch.Tensor, offset: torch.Tensor) -> Ranges:
-        return self.scheme.unrotated.ranges(scale.detach().cpu().numpy())
+        return self.scheme.inner.ranges(scale.detach().cpu().numpy())

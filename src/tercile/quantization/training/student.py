@@ -76,7 +76,7 @@ class Student:
         self.stored: dict[str, FixedCodes] = {}
         for name, tensor in weights.items():
             kind = table_rounding if layers[name].kind == "embedding" else rounding
-            if tensor.scheme.rotated or not isinstance(tensor.scheme.grid, Grid):
+            if tensor.scheme.turned or not isinstance(tensor.scheme.grid, Grid):
                 kind = ScaledRows
             device = self.module.get_parameter(layers[name].parameter).device
             original = model.get_parameter(layers[name].parameter).detach().cpu().float().numpy()
