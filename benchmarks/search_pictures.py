@@ -28,7 +28,7 @@ ENTRIES = {
     "hnswlib": ("hnswlib", "#a98bb8", "P"),
     "usearch": ("usearch, filter last", "#c9a227", "X"),
 }
-STORED = {"float16": 512, "int8": 256, "opq64": 64, "pq64": 64, "opq32": 32}
+STORED = {"int8": 256, "opq64": 64, "opq32": 32}
 
 
 def over_shares(axes: Axes, of: dict[str, float]) -> None:
@@ -55,10 +55,7 @@ def over_bytes(axes: Axes, of: dict[str, float]) -> None:
     found += [of[f"recall_in_{name}"] for name in STORED]
     for name, size, recall in zip(("float32", *STORED), sizes, found):
         axes.plot(size, recall, "o" if "pq" not in name else "s", color=OURS, markersize=6)
-        above = name != "pq64"
-        axes.annotate(
-            name, (size, recall), (0, 7 if above else -13), textcoords="offset points", fontsize=8, ha="center"
-        )
+        axes.annotate(name, (size, recall), (0, 7), textcoords="offset points", fontsize=8, ha="center")
     axes.set(xscale="log", xlabel="bytes a vector of 256 dimensions", ylabel="share of the true ten nearest")
     axes.set_xticks(sorted(set(sizes)), [str(size) for size in sorted(set(sizes))])
     axes.minorticks_off()

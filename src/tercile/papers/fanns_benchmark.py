@@ -40,10 +40,10 @@ SIZES: dict[str, dict[str, int | float | str]] = {
     "quick": {"texts": 24_000, "queries": 100, "repeats": 1, "peers": "numpy", "fewer bytes": "int8"},
     "full": {
         "texts": 104_000,
-        "queries": 500,
+        "queries": 300,
         "repeats": 3,
         "peers": "all",
-        "fewer bytes": "float16 int8 opq64 pq64 opq32",
+        "fewer bytes": "int8 opq64 opq32",
         "seeds": "queries",
     },
 }

@@ -17,6 +17,7 @@ from tercile.filters.search import FlatIndex, Index
 from tercile.filters.search.columns import Column, read_attributes
 from tercile.filters.search.lists import k_means, nearest_center, packed, unpacked
 from tercile.filters.search.masks import passing, read_where
+from tercile.filters.search.product_codes import product_codes
 from tercile.filters.search.selectivity import ColumnShares, estimated_share
 from tercile.filters.search.summaries import ListSummary, may_pass
 from tercile.filters.search.vectors import Floats, Int8
@@ -68,10 +69,11 @@ def test_every_set_of_kernels_computes_distances_as_numpy_does(dimension: int, c
         np.testing.assert_allclose(out[:, :37], expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("pieces", [1, 5, 8, 16, 17, 31, 64])
 @pytest.mark.parametrize("kernel_set", _native.available_kernels())
-def test_product_codes_add_up_their_tables(kernel_set: str) -> None:
-    codes = RANDOM.integers(256, size=(9, 5)).astype(np.uint8)
-    tables = RANDOM.normal(size=(3, 5, 256)).astype(np.float32)
+def test_product_codes_add_up_their_tables(kernel_set: str, pieces: int) -> None:
+    codes = RANDOM.integers(256, size=(9, pieces)).astype(np.uint8)
+    tables = RANDOM.normal(size=(3, pieces, 256)).astype(np.float32)
     out, none = np.empty((3, 12), dtype=np.float32), np.zeros(0, dtype=np.float32)
     _native.search_distances(tables.reshape(3, -1), codes, 3, True, none, none, kernel_set, out)
     expected = np.take_along_axis(tables[:, None], codes[None, :, :, None].astype(int), 3)[..., 0].sum(-1)
@@ -199,6 +201,57 @@ def test_vectors_far_from_the_origin_keep_their_order() -> None:
     index = FlatIndex(12, "l2")
     index.add(np.arange(300), x)
     assert np.array_equal(index.search(x[:20], 5).ids, nearest(x, x[:20], 5, np.arange(300)))
+
+
+def test_product_codes_of_more_rows_than_a_block_find_the_nearest_by_their_tables() -> None:
+    x = clustered(5000, 24, seed=6)
+    codec = product_codes("pq12")
+    assert codec is not None
+    codec = codec.fit(x)
+    stored, queries = codec.encode(x), x[:7] + np.float32(0.1)
+    asked = codec.ask(queries, True)
+    distance, row = np.full((7, 10), np.inf, dtype=np.float32), np.full((7, 10), -1, dtype=np.int64)
+    which = np.arange(0, 5000, 2, dtype=np.uint32)
+    _native.search_rows(asked.queries, stored, *asked[1:], which, 0, distance, row)
+    apart = ((queries[:, None].astype(np.float64) - codec.decode(stored[::2])[None]) ** 2).sum(axis=2)
+    np.testing.assert_allclose(np.sort(distance, axis=1), np.sort(apart, axis=1)[:, :10], rtol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(apart, row // 2, 1), distance, rtol=1e-4)
+
+
+def test_product_codes_far_from_the_origin_keep_their_order() -> None:
+    near, away = clustered(3000, 8, seed=5), np.float32(1000)
+    found = []
+    for x in (near, near + away):
+        index = Index(8, "l2", storage="pq4", lists=0)
+        index.add(np.arange(3000), x)
+        index.compact()
+        found.append(index.search(x[:50], 10).ids)
+    assert recall(found[1], found[0]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("pq7", "cuts vectors into 7 pieces, which do not divide dimension 20"),
+        ("pq0", "or product codes of so many bytes"),
+    ],
+)
+def test_product_codes_that_do_not_fit_are_refused_before_anything_is_put_in(storage: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Index(20, storage=storage)
+
+
+def test_product_codes_find_more_the_more_bytes_they_have(large: Any) -> None:
+    _, x, attributes = large
+    queries, rows = x[:100] + np.float32(0.02), np.flatnonzero(attributes["u"] < 0.5)
+    true, found = nearest(x, queries, 10, rows), []
+    for size in (3, 6, 12, 24):
+        index = Index(24, "l2", storage=f"pq{size}")
+        index.add(np.arange(len(x)), x, attributes)
+        index.compact()
+        assert index._now.base.vectors.nbytes == len(x) * size
+        found.append(recall(index.search(queries, 10, "u < 0.5").ids, true))
+    assert found == sorted(found) and found[0] < 0.5 < 0.9 < found[-1]
 
 
 @pytest.mark.parametrize("storage", ["float16", "int8"])

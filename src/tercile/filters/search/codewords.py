@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
-#: Distances that are held at a time, as floats.
-ROOM = 1 << 22
+from tercile import _native
+from tercile.filters.search.lists import nearest_center
 
 
 def nearest_codewords(points: NDArray[np.float32], codewords: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -20,21 +19,14 @@ def nearest_codewords(points: NDArray[np.float32], codewords: NDArray[np.float32
     codewords
         (count, width).
 
-    Cost: n * count * width products; a few megabytes.
+    Cost: n * count * width products, compiled; a copy of the points.
 
     >>> nearest_codewords(np.float32([[0.1], [0.9]]), np.float32([[0.0], [1.0]])).tolist()
     [0, 1]
     """
-    half = 0.5 * np.square(codewords).sum(axis=1)
-    turned = np.ascontiguousarray(codewords.T)
-    found = np.empty(len(points), dtype=np.intp)
-    step = max(1, ROOM // len(codewords))
-    for start in range(0, len(points), step):
-        # |x - c|^2 / 2 without |x|^2 / 2, which is the same for every codeword.
-        distance = points[start : start + step] @ turned
-        np.subtract(half, distance, out=distance)
-        found[start : start + step] = distance.argmin(axis=1)
-    return found
+    # From the middle of the codewords: far from the origin, differences of squares would cancel.
+    middle = codewords.mean(axis=0)
+    return nearest_center(points - middle, codewords - middle).astype(np.intp)
 
 
 def k_means(
@@ -74,9 +66,6 @@ def k_means(
 
 def means(points: NDArray[np.float32], chosen: NDArray[np.integer], count: int) -> NDArray[np.float32]:
     """Return the mean of the points that chose each codeword, zero where none did."""
-    belongs = sparse.csr_array(
-        (np.ones(len(points), dtype=np.float64), (chosen, np.arange(len(points)))), shape=(count, len(points))
-    )
-    population = np.bincount(chosen, minlength=count)
-    sums: NDArray[np.float64] = belongs @ points
-    return (sums / np.maximum(population, 1)[:, None]).astype(np.float32)
+    sums, sizes = np.zeros((count, points.shape[1])), np.zeros(count, dtype=np.int64)
+    _native.search_sums(np.ascontiguousarray(points, dtype=np.float32), chosen.astype(np.int32), sums, sizes)
+    return (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32)
