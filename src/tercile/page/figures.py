@@ -94,7 +94,7 @@ def condition(result: CheckResult) -> tuple[str, str]:
     >>> from tercile.papers import Check
     >>> check = Check("top_error", at_most="0.9 * min(minmax_error, 2)")
     >>> condition(CheckResult(check, (1.0,), (1.0,), (True,)))
-    ('top error', 'at most 0.9 × least of (min-max error, 2)')
+    ('top error', 'at most 0.9 × the least of (min-max error, 2)')
     """
     check = result.check
     return spoken(check.quantity), f"{'at most' if check.at_most is not None else 'at least'} {formula(check.text)}"

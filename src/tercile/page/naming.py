@@ -23,14 +23,16 @@ WRITTEN = {
 HYPHEN = "\u2011"
 _NUMBERED = re.compile(r"(\d+(?:to\d+)?)(bits?|bytes)")
 _FORMAT = re.compile(r"(?:int|fp|w\da)\d+")
+_RANKED = re.compile(r"(recall|precision|ndcg)(\d+)")
+_JOINED = re.compile(r"(\d+(?=[a-z])|(?:kl|(?!logsqrt)[a-z]{4,})(?=\d))(\d+|[a-z]{4,})")
 _NAME = re.compile(r"[a-z]\w*")
 
 
 def spoken(name: str) -> str:
     """The name of a quantity or of a room's last part in words.
 
-    >>> spoken("nearest_kl_4bit"), spoken("recall10_16bytes"), spoken("int8_accuracy"), spoken("noise_shaping")
-    ('nearest KL 4‑bit', 'recall10 16‑byte', 'INT8 accuracy', 'noise shaping')
+    >>> spoken("nearest_kl_4bit"), spoken("recall10_16bytes"), spoken("order1_slope"), spoken("noise_shaping")
+    ('nearest KL 4‑bit', 'recall@10 16‑byte', 'order 1 slope', 'noise shaping')
     """
     return " ".join(_part(part) for part in name.split("_") if part)
 
@@ -40,17 +42,24 @@ def _part(part: str) -> str:
         return WRITTEN[part]
     if numbered := _NUMBERED.fullmatch(part):
         return f"{numbered[1].replace('to', ' to ')}{HYPHEN}{numbered[2].removesuffix('s')}"
-    return part.upper() if _FORMAT.fullmatch(part) else part
+    if _FORMAT.fullmatch(part):
+        return part.upper()
+    if ranked := _RANKED.fullmatch(part):
+        return f"{ranked[1]}@{ranked[2]}"
+    if joined := _JOINED.fullmatch(part):
+        return f"{WRITTEN.get(joined[1], joined[1])} {joined[2]}"
+    return part
 
 
 def formula(text: str) -> str:
     """A limit in words.
 
     >>> formula("0.9 * min(minmax_kl, 2) - 0.1")
-    '0.9 × least of (min-max KL, 2) − 0.1'
+    '0.9 × the least of (min-max KL, 2) − 0.1'
     """
+    functions = {"min": "the least of ", "max": "the greatest of "}
     text = text.replace("*", "×").replace("-", "−")
-    return _NAME.sub(lambda found: {"min": "least of ", "max": "greatest of "}.get(found[0]) or spoken(found[0]), text)
+    return _NAME.sub(lambda found: functions.get(found[0]) or spoken(found[0]), text)
 
 
 def room_words(room: str) -> str:
