@@ -142,6 +142,7 @@ def main() -> None:
         "searches by meaning, API, no query twice": (lambda: api(distinct), READERS),
         "searches by meaning, API, repeats": (lambda: api(repeated_queries()), READERS),
         "searches by meaning, whole page, no query twice": (lambda: pages(distinct), READERS),
+        "searches by meaning, whole page, no query twice, ten readers": (lambda: pages(distinct), 10),
         "all pages, one reader": (all_pages, 1),
     }
     found: dict[str, dict[str, Any]] = {}
