@@ -27,6 +27,21 @@ def batches(rows: int = 60_000, size: int = 2500) -> Iterator[tuple[Any, Any, di
         )
 
 
+@pytest.mark.parametrize("storage", ["float16", "int8", "pq6", "opq3"])
+def test_a_stream_is_kept_in_fewer_bytes_as_an_index_in_memory_is(storage: str, tmp_path: Path) -> None:
+    write_index(tmp_path, lambda: batches(10_000), 6, "cosine", storage=storage)
+    stream, memory = Index.open(tmp_path), Index(6, "cosine", storage=storage)
+    for ids, vectors, attributes in batches(10_000):
+        memory.add(ids, vectors, attributes)
+    memory.compact()
+    given = np.concatenate([vectors for _, vectors, _ in batches(10_000)])
+    given /= np.linalg.norm(given, axis=1, keepdims=True)
+    error = [float(np.square(one.get(np.arange(10_000)).vectors - given).mean()) for one in (stream, memory)]
+    # Each learnt from a sample of its own.
+    assert error[0] == pytest.approx(error[1], rel=0.1)
+    assert stream._now.base.vectors.shape[1] == {"pq6": 6, "opq3": 3}.get(storage, 6)
+
+
 def test_every_row_is_there_with_its_own_vector_and_attributes(tmp_path: Path) -> None:
     write_index(tmp_path, batches, 6, "l2")
     index = Index.open(tmp_path)
