@@ -1,4 +1,5 @@
 // Products with stored matrices, as Python sees them.
+#include <atomic>
 #include <stdexcept>
 #include <string>
 
@@ -33,6 +34,15 @@ void rows(const PackedMatrix& matrix, Array<const std::int64_t, 1> ids, Array<fl
   matrix.rows(ids.data(), ids.shape(0), out.data());
 }
 
+// Reads every byte, one after another: the order in which memory is fastest.
+std::int64_t read_bytes(Array<const std::uint8_t, 1> bytes) {
+  constexpr std::size_t kPiece = 1 << 20;
+  std::atomic<std::int64_t> all{0};
+  parallel(bytes.shape(0) / kPiece,
+           [&](std::ptrdiff_t piece) { all ^= packed_kernels().read_words(bytes.data() + piece * kPiece, kPiece); });
+  return all;
+}
+
 }  // namespace
 
 void bind_runtime(nb::module_& module) {
@@ -52,6 +62,7 @@ void bind_runtime(nb::module_& module) {
       .def("rows", &rows, "ids"_a, "out"_a.noconvert(), free);
   module.def("packed_kernels", [] { return std::string(packed_kernels().name); },
              "Name of the instruction set that products with stored matrices use.");
+  module.def("read_bytes", &read_bytes, "bytes"_a, free, "Reads memory as fast as it comes, to measure how fast that is.");
   bind_encoder(module);
   bind_llama_block(module);
 }

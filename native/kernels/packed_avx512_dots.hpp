@@ -123,7 +123,11 @@ static void dot_rows(const PackedRows& w, const Product& product, std::size_t ro
                      float* y, std::size_t y_step) {
   DotRows<Product, rows, tokens> dot{w, product, token, {}, {}, {}};
   if (w.tall == 1) {
-    scales_avx512(w, row, 0, rows * w.across, 1.0f, space);  // they follow each other
+    // They follow each other; those of the rows that come next are asked for now.
+    scales_avx512(w, row, 0, rows * w.across, 1.0f, space);
+    const std::size_t size = w.scale ? 4 : 2, next = (row + rows) * w.across * size;
+    const char* from = w.scale ? reinterpret_cast<const char*>(w.scale) : reinterpret_cast<const char*>(w.half_scale);
+    for (std::size_t at = next; at < next + rows * w.across * size; at += 64) _mm_prefetch(from + at, _MM_HINT_T0);
   } else {
     for (int r = 0; r < rows; ++r) scales_avx512(w, row + r, 0, w.across, 1.0f, space + r * w.across);
   }

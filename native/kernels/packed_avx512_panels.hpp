@@ -67,7 +67,7 @@ static void panel_bytes_avx512(const std::uint8_t* rows, std::size_t step, std::
 // it holds planes.
 template <int bits, bool mapped>
 static void panel_of_words(const PackedRows& w, std::size_t row, std::size_t some, std::size_t first, std::size_t count,
-                           std::uint8_t* panel) {
+                           std::ptrdiff_t ahead, std::uint8_t* panel) {
   using C = Codes<bits, true>;
   __m512i map[4];
   if (mapped)
@@ -84,7 +84,10 @@ static void panel_of_words(const PackedRows& w, std::size_t row, std::size_t som
       const __mmask16 mask = static_cast<__mmask16>((1u << left) - 1u);
       __m512i square[16];
 #pragma GCC unroll 16
-      for (int r = 0; r < 16; ++r) square[r] = _mm512_maskz_loadu_epi32(mask, from[r] + 4 * c);
+      for (int r = 0; r < 16; ++r) {
+        square[r] = _mm512_maskz_loadu_epi32(mask, from[r] + 4 * c);
+        _mm_prefetch(reinterpret_cast<const char*>(from[r]) + 4 * c + ahead, _MM_HINT_T1);
+      }
       transpose(square);
 #pragma GCC unroll 16
       for (int q = 0; q < 16; ++q) {
@@ -101,10 +104,10 @@ static void panel_of_words(const PackedRows& w, std::size_t row, std::size_t som
 }
 
 static void panel_words_avx512(const PackedRows& w, std::size_t row, std::size_t some, std::size_t first,
-                               std::size_t count, std::uint8_t* panel) {
+                               std::size_t count, std::ptrdiff_t ahead, std::uint8_t* panel) {
 #define TERCILE_CALL(b) \
-  return w.whole ? panel_of_words<b, true>(w, row, some, first, count, panel) \
-                 : panel_of_words<b, false>(w, row, some, first, count, panel)
+  return w.whole ? panel_of_words<b, true>(w, row, some, first, count, ahead, panel) \
+                 : panel_of_words<b, false>(w, row, some, first, count, ahead, panel)
   switch (w.bits) {
     case 1: TERCILE_CALL(1);
     case 2: TERCILE_CALL(2);

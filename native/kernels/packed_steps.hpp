@@ -71,4 +71,19 @@ namespace tercile::TERCILE_TARGET {
   }
 }
 
+[[maybe_unused]] static std::int32_t read_words(const std::uint8_t* from, std::size_t bytes) {
+  IntLanes sum[4] = {};
+  for (std::size_t at = 0; at < bytes; at += sizeof sum)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      IntLanes words;
+      __builtin_memcpy(&words, from + at + sizeof words * i, sizeof words);
+      sum[i] ^= words;
+    }
+  const IntLanes all = sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
+  std::int32_t one = 0;
+  for (int lane = 0; lane < kLanes; ++lane) one ^= all[lane];
+  return one;
+}
+
 }  // namespace tercile::TERCILE_TARGET

@@ -104,10 +104,10 @@ struct PackedKernels {
                           bool add, float* y, std::size_t y_step);
   // The next four are null where there is no instruction for them. Panels of bytes, from bytes (columns is a multiple
   // of 64), or from words of 1, 2, 4 or 8 bits: within each dword's codes, those of plane 0, then those of plane 1 and so
-  // on. `some` rows from `row` on, or fewer, are there.
+  // on. `some` rows from `row` on, or fewer, are there; words that are wanted next lie `ahead` bytes from those of now.
   void (*panel_bytes)(const std::uint8_t* rows, std::size_t step, std::size_t columns, std::uint8_t* panel);
   void (*panel_words)(const PackedRows& w, std::size_t row, std::size_t some, std::size_t first, std::size_t count,
-                      std::uint8_t* panel);
+                      std::ptrdiff_t ahead, std::uint8_t* panel);
   // Activations in tiles for multiply_bytes, (m, columns) bytes in all; columns is a multiple of 64.
   void (*tile_bytes)(int planes, const std::int8_t* x, std::size_t x_step, std::size_t m, std::size_t columns,
                      std::int8_t* out);
@@ -118,6 +118,9 @@ struct PackedKernels {
   // y[t][r] (+)= scale[t] * sum[t][r] + bias[r]; a scale or a bias that is null is not there.
   void (*finish)(const float* sum, std::size_t sum_step, std::size_t m, std::size_t rows, const float* scale,
                  const float* bias, bool add, float* y, std::size_t y_step);
+
+  // Exclusive or of all words; bytes is a multiple of 256.
+  std::int32_t (*read_words)(const std::uint8_t* from, std::size_t bytes);
 
   // One row of a trellis: state[c] = (state[c] << bits | code c) & mask, codes from bit `at` of the words on.
   void (*shift_in)(const std::uint8_t* words, std::size_t bytes, std::size_t at, int bits, std::size_t columns,

@@ -98,7 +98,14 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
       for (std::size_t r = first; r < last; r += high) {
         const std::size_t some = std::min(high, last - r);
         if (words) {
-          k.panel_words(w_, r, some, from, count, panel.data());
+          // Next comes the panel below, or the first one of the next columns.
+          const bool below = r + high < last, right = !below && from + count < w_.columns;
+          const std::size_t next_row = right ? first : r + high, next_from = below ? from : right ? from + count : 0;
+          const auto at = [&](std::size_t row, std::size_t column) {
+            return static_cast<std::ptrdiff_t>(row * w_.row_bytes + column / 8 * w_.bits);
+          };
+          const std::ptrdiff_t ahead = at(next_row, next_from) - at(r, from);
+          k.panel_words(w_, r, some, from, count, ahead, panel.data());
         } else {
           for (std::size_t i = 0; i < some; ++i) decoder.wholes(r + i, rows.data() + i * kByteChunk);
           k.panel_bytes(rows.data(), kByteChunk, runs_of(count) * kRun, panel.data());
