@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint bench docs native clean
+.PHONY: demo test lint bench docs native sanitize clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt
@@ -20,6 +20,21 @@ $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt
 native:
 	@flock /tmp/tercile-native.lock $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@$(BIN)/python -m nanobind.stubgen -q -m tercile._native -o src/tercile/_native.pyi
+
+# The kernels' tests on a module of its own, compiled with checks of addresses and of undefined behaviour.
+SANITIZED := build/sanitize
+sanitize: $(INSTALLED)
+	@PATH=$(CURDIR)/$(BIN):$$PATH cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=Release -DTERCILE_SANITIZE=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python > /dev/null
+	@PATH=$(CURDIR)/$(BIN):$$PATH cmake --build $(SANITIZED) --target _native > $(SANITIZED)/log || (cat $(SANITIZED)/log; false)
+	@for kernels in plain avx2 avx512; do \
+	  $(BIN)/python -c "import sys; from tercile import _native; sys.exit('$$kernels' not in _native.available_kernels())" || continue; \
+	  echo "$$kernels:"; PYTHONPATH=native/sanitize TERCILE_NATIVE=$$(echo $(SANITIZED)/_native*.so) TERCILE_KERNELS=$$kernels \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest -x -q -p no:cacheprovider $(SANITIZED_TESTS) || exit 1; done
+SANITIZED_TESTS ?= tests/native tests/quantization/runtime/test_packed_matrix.py tests/quantization/runtime/test_threads.py \
+  tests/quantization/test_packing.py tests/quantization/test_hadamard.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -155,7 +155,7 @@ def main() -> None:
     text = written(result)
     (asked.out / "runtime.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (asked.out / "runtime.md").write_text(text, encoding="utf-8")
-    models, notes = asked.out / "runtime_models.md", asked.guide.with_name("speed_notes.md")
+    models, notes = Path("benchmarks/results/runtime_models.md"), Path(__file__).with_name("speed_notes.md")
     parts = [part.read_text(encoding="utf-8") for part in (notes, models) if part.is_file()]
     asked.guide.write_text("\n".join([text, *parts]), encoding="utf-8")
     print(text)

@@ -13,7 +13,8 @@ namespace tercile {
 // The kernels in use for products with stored matrices; follows TERCILE_KERNELS.
 const PackedKernels& packed_kernels();
 
-// Activations rounded to eight bits, row by row, zeros behind the columns. Matrices that read the same share one.
+// Activations rounded to eight bits, row by row, zeros behind the columns. Matrices that read the same share one; of one
+// caller, as its tiles are made when first asked for.
 struct Rounded {
   std::size_t m = 0, columns = 0, step = 0;
   std::vector<std::int8_t> values;  // (m, step)
@@ -21,6 +22,12 @@ struct Rounded {
 
   // Scales of their own for each row where scale is 0.
   Rounded(const float* x, std::size_t m, std::size_t columns, float scale);
+
+  // (m, step) bytes as multiply_bytes wants them.
+  const std::int8_t* tiles(int planes) const;
+
+ private:
+  mutable std::vector<std::int8_t> tiles_[9];  // by planes
 };
 
 // Where a product goes: y[t * step + r] (+)= it + bias[r].

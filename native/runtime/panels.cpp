@@ -46,6 +46,15 @@ struct Apart {
 
 }  // namespace
 
+const std::int8_t* Rounded::tiles(int planes) const {
+  std::vector<std::int8_t>& made = tiles_[planes];
+  if (made.empty()) {
+    made.resize(values.size());
+    packed_kernels().tile_bytes(planes, values.data(), step, m, step, made.data());
+  }
+  return made.data();
+}
+
 // Columns are taken in chunks whose decoded rows stay near; within one, a trellis goes on from row to row.
 void PackedMatrix::panels(const float* x, std::size_t m, const Output& to) const {
   const PackedKernels& k = packed_kernels();
@@ -72,7 +81,6 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
   const Parts parts(w_);
   const std::size_t m = x.m, count_of_parts = parts.from.size(), high = k.panel_rows;
   const bool words = !trellis_ && (w_.planes > 1 || w_.bits == 8);
-  Buffer<std::int8_t> tiles(m * x.step);
   Buffer<std::int32_t> start(m * count_of_parts);
   Buffer<float> sums(w_.offset ? m * w_.across : 0);
   for (std::size_t t = 0; t < m; ++t) {
@@ -83,7 +91,7 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
       if (w_.offset) sums[t * w_.across + parts.from[p] / w_.wide] += static_cast<float>(sum);
     }
   }
-  k.tile_bytes(words ? w_.planes : 1, x.values.data(), x.step, m, x.step, tiles.data());
+  const std::int8_t* tiles = x.tiles(words ? w_.planes : 1);
   // Panels hold a dword's codes of all planes: a part may end within one, where both sides are zeros or nobody's.
   Buffer<std::uint32_t> columns(parts.columns);
   const std::uint32_t unit = 4 * (words ? w_.planes : 1);
@@ -114,7 +122,7 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
           k.scales(w_, r + i, from / w_.wide, some_parts, w_.unit, few.data() + i * some_parts);
         k.panel_floats(few.data(), some_parts, some_parts, scales.data());
         const PanelParts now{some_parts, columns.data() + part, start.data() + part, count_of_parts, scales.data()};
-        k.multiply_bytes(tiles.data(), x.step, from, m, panel.data(), now, sum.data() + (r - first), kPieceRows);
+        k.multiply_bytes(tiles, x.step, from, m, panel.data(), now, sum.data() + (r - first), kPieceRows);
       }
     }
     for (std::size_t r = first; w_.offset && r < last; r += high) {
