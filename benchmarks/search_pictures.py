@@ -59,7 +59,7 @@ def over_bytes(axes: Axes, of: dict[str, float]) -> None:
     axes.set(xscale="log", xlabel="bytes a vector of 256 dimensions", ylabel="share of the true ten nearest")
     axes.set_xticks(sorted(set(sizes)), [str(size) for size in sorted(set(sizes))])
     axes.minorticks_off()
-    axes.set_ylim(min(found) - 0.1, 1.05)
+    axes.set(xlim=(20, 1500), ylim=(min(found) - 0.1, 1.05))
     axes.set_title("What smaller vectors find, over the ten filters", fontsize=9.5, loc="left")
 
 
