@@ -43,7 +43,7 @@ def best_pairs(count: int, sample: np.ndarray, rounds: int = 100) -> np.ndarray:
             break
         centres = moved
     bits = count.bit_length() - 1
-    runs: np.ndarray = np.argsort(centres[:, 0], kind="stable").reshape(1 << (bits // 2), -1)  # of like first values
+    runs = np.reshape(np.argsort(centres[:, 0], kind="stable"), (1 << (bits // 2), -1))  # of like first values
     order = np.concatenate([run[np.argsort(centres[run, 1], kind="stable")] for run in runs])
     return np.asarray((np.round(centres[order] * 1024) / 1024).astype(np.float32))
 
