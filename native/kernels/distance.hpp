@@ -77,11 +77,17 @@ TERCILE_INLINE Wide wide_of(const float* from) {
   return wide;
 }
 
-TERCILE_INLINE Wide wide_of(const std::uint8_t* from) {
+TERCILE_INLINE Wide wide_of(const std::uint8_t* from) {  // GCC would widen the bytes one by one
+#if defined(__AVX512F__)
+  return (Wide)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from)));
+#elif defined(__AVX2__)
+  return (Wide)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+#else
   typedef std::uint8_t Bytes __attribute__((vector_size(kWide)));
   Bytes bytes;
   __builtin_memcpy(&bytes, from, sizeof bytes);
   return __builtin_convertvector(bytes, Wide);
+#endif
 }
 
 // `kWide` values of a row from dimension i on; what lies beyond the last dimension is 0.
