@@ -360,6 +360,9 @@ class PackedMatrix:
 def packed_kernels() -> str:
     """Name of the instruction set that products with stored matrices use."""
 
+def read_bytes(bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
+    """Reads memory as fast as it comes, to measure how fast that is."""
+
 class EncoderBlock:
     def __init__(self, matrices: Sequence[PackedMatrix], biases: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]], norms: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]], heads: int, epsilon: float, rounded: bool) -> None: ...
 
