@@ -293,7 +293,7 @@ def test_bisection_finds_the_last_rung_that_passes(count) -> None:
 
 
 def test_the_walk_starts_at_the_safest_rung_and_goes_on_from_the_frontier_to_the_end() -> None:
-    assert walk_rungs(20, 24) == [0, 16, 19, 20, 21, 22, 23]
+    assert walk_rungs(20, 24) == [0, 16, 18, 19, 20, 21, 22, 23]
     assert walk_rungs(-1, 3) == [0, 1, 2]
     assert walk_rungs(2, 3) == [0, 1, 2]
     assert walk_rungs(0, 1) == [0]

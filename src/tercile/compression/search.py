@@ -20,10 +20,11 @@ from tercile.quantization.allocation import Allocation
 
 Tell = Callable[[str, int, int | None], None]
 
-# Where the walk comes down to the rung that the selection data point at: this many rungs before it.
-APPROACH = (4, 1)
-# Before repaired rungs, which lie beyond the frontier, one is enough.
-APPROACH_REPAIRED = (1,)
+# Where the walk comes down to the rung that the selection data point at: this many rungs before it. Each costs one look
+# at the certification data, and is what is left where these are less kind.
+APPROACH = (4, 2, 1)
+# Before repaired rungs, which lie beyond the frontier, fewer do.
+APPROACH_REPAIRED = (3, 1)
 
 
 @dataclass(frozen=True, eq=False)

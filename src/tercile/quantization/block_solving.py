@@ -28,8 +28,8 @@ from tercile.quantization.qtensor import QTensor
 from tercile.quantization.statistics import Statistics
 
 Keep = Callable[[Batch], torch.Tensor]
-#: From a layer, the weight to store and the statistics of its inputs to what is stored; None leaves it as it is.
-Solve = Callable[[Layer, np.ndarray, Statistics], QTensor | None]
+#: From a layer, the weight to store and the statistics of its inputs to what is stored.
+Solve = Callable[[Layer, np.ndarray, Statistics], QTensor]
 Progress = Callable[[int, int], None]
 
 
@@ -57,7 +57,6 @@ def solve_blocks(
     forward: Forward,
     solve: Solve,
     keep: Keep | None = None,
-    stored: nn.Module | None = None,
     damping: float = 0.01,
     progress: Progress | None = None,
 ) -> Solved:
@@ -72,9 +71,6 @@ def solve_blocks(
         As in `calibration.collect`.
     solve
         Stores one weight, such as `lambda layer, weight, seen: gptq(weight, seen, scheme)`.
-    stored
-        A copy of the model where what lies outside of its blocks, such as an embedding table, is as it will be stored;
-        its blocks are overwritten. By default nothing else changes.
     damping
         Share of the mean square of the inputs that holds W* at W.
     progress
@@ -113,22 +109,20 @@ def solve_blocks(
         for layer in block.layers:
             if layer.kind != "linear":
                 raise ValueError(f"{layer.name} is of kind {layer.kind!r}; only linear layers are solved in sequence")
-    stored = (copy.deepcopy(model) if stored is None else stored).eval()
+    stored = copy.deepcopy(model).eval()
     masks = [None if keep is None else keep(batch).bool() for batch in batches]
     made = Solved({}, {})
-    done, total = 0, sum(len(block.layers) for block in family.blocks)
+    total = sum(len(block.layers) for block in family.blocks)
     with torch.no_grad():
-        before, now = (
-            [inputs_of(one, family.blocks[0].name, forward, batch) for batch in batches] for one in (model, stored)
-        )
+        before = [inputs_of(model, family.blocks[0].name, forward, batch) for batch in batches]
+        now = before
         for block in family.blocks:
             for group in _groups(model, block, before[0]):
                 inputs = _observe(model, stored, block, group[0].name, before, now, masks)
                 for layer in group:
                     _solve_layer(model, stored, layer, inputs, solve, damping, made)
-                    done += 1
                     if progress is not None:
-                        progress(done, total)
+                        progress(len(made.weights), total)
             before = [replace(state, hidden=_call(model, block, state)) for state in before]
             now = [replace(state, hidden=_call(stored, block, state)) for state in now]
     return made
@@ -158,8 +152,6 @@ def _solve_layer(
     # The transpose of (X'X~ + d) (X~'X~ + d)^-1, one factor of which is symmetric.
     turned = linalg.solve(moment + held, inputs.cross.value + held, assume_a="pos")
     tensor = solve(layer, np.ascontiguousarray(weight @ turned.T, dtype=np.float32), inputs.seen)
-    if tensor is None:
-        return
     made.weights[layer.name] = tensor
     decoded = tensor.dequantize()
     here.weight.copy_(torch.from_numpy(decoded))

@@ -33,7 +33,7 @@ def best_pairs(count: int, sample: np.ndarray, rounds: int = 100) -> np.ndarray:
 
     # Begins at values spread as the sample to the power of a third, which is how dense the best ones lie.
     begin = sample[:: len(sample) // count][:count] * 3**0.5
-    centres = begin
+    centres: np.ndarray = begin
     for _ in range(rounds):
         _, nearest = cKDTree(centres).query(sample)
         mass = np.bincount(nearest, minlength=count)
