@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint bench docs native sanitize clean
+.PHONY: demo test lint bench docs native sanitize check-aarch64 clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt
@@ -35,6 +35,13 @@ sanitize: $(INSTALLED)
 	  $(BIN)/python -m pytest -x -q -p no:cacheprovider $(SANITIZED_TESTS) || exit 1; done
 SANITIZED_TESTS ?= tests/native tests/quantization/runtime/test_packed_matrix.py tests/quantization/runtime/test_threads.py \
   tests/quantization/test_packing.py tests/quantization/test_hadamard.py
+
+# The plain kernels on AArch64: needs g++-aarch64-linux-gnu and qemu-user of Debian.
+check-aarch64:
+	mkdir -p build
+	aarch64-linux-gnu-g++ -O2 -static -std=c++20 -fopenmp-simd -ffp-contract=fast native/checks/packed_check.cpp \
+	  native/targets/packed_plain.cpp -o build/packed_check_aarch64
+	qemu-aarch64 build/packed_check_aarch64
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
