@@ -37,7 +37,7 @@ template <typename Product, int rows, int tokens>
 struct DotRows {
   using Codes = typename Product::Codes;
   using Sum = typename Product::Sum;
-  static constexpr std::size_t kCodes = kRun * Codes::kPlanes;
+  static constexpr std::size_t kCodes = kRun * Codes::kPlanes, kAhead = 1024;
   const PackedRows& w;
   const Product& product;
   std::size_t token;
@@ -50,9 +50,14 @@ struct DotRows {
     const std::size_t at = run * Codes::kBytes;
     return Codes::load_last(words[r] + at, w.row_bytes - at);
   }
-  // The rows that come next are asked for in time: what the processor foresees by itself reaches half the bandwidth.
-  TERCILE_MEMBER void prefetch(int r, std::size_t run) const {
-    _mm_prefetch(reinterpret_cast<const char*>(words[r]) + rows * w.row_bytes + run * Codes::kBytes, _MM_HINT_T0);
+  // What comes next is asked for in time: what the processor foresees by itself reaches half the bandwidth. Behind the end
+  // of a row that is the row `rows` below.
+  TERCILE_MEMBER std::size_t next(std::size_t run) const {
+    const std::size_t at = run * Codes::kBytes + (w.row_bytes < kAhead ? w.row_bytes : kAhead);
+    return at < w.row_bytes ? at : at + (rows - 1) * w.row_bytes;
+  }
+  TERCILE_MEMBER void prefetch(int r, std::size_t at) const {
+    _mm_prefetch(reinterpret_cast<const char*>(words[r]) + at, _MM_HINT_T0);
   }
 
   // A block of some whole runs is summed and then scaled.
@@ -64,12 +69,14 @@ struct DotRows {
 #pragma GCC unroll 8
       for (int t = 0; t < tokens; ++t) sum[r][t] = product.begin(token + t, number);
 #pragma GCC unroll 2
-    for (std::size_t i = 0; i < runs; ++i)
+    for (std::size_t i = 0; i < runs; ++i) {
+      const std::size_t at = next(run + i);
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
-        prefetch(r, run + i);
+        prefetch(r, at);
         product.template add<tokens>(load_run(r, run + i), token, run + i, sum[r]);
       }
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       const __m512 scale = _mm512_set1_ps(scales[r][number]);
@@ -82,11 +89,11 @@ struct DotRows {
   template <typename Load>
   TERCILE_MEMBER void blocks(std::size_t run, Load load_run) {
     const __m512i block_of = _mm512_loadu_si512(w.lane_block + run * 16);
-    const std::size_t first = run * kCodes / w.wide;
+    const std::size_t first = run * kCodes / w.wide, at = next(run);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       const __m512 scale = _mm512_permutexvar_ps(block_of, _mm512_loadu_ps(scales[r] + first));
-      prefetch(r, run);
+      prefetch(r, at);
       Sum sum[tokens];
 #pragma GCC unroll 8
       for (int t = 0; t < tokens; ++t) sum[t] = product.begin(token + t, run);
