@@ -36,6 +36,7 @@ RULE = (
     *(Check(f"trellis_ratio_{name}bit", at_most=limit, quick_slack=0.03)
       for name, limit in (("2", "1.2"), ("2_5", "1.25"), ("3", "1.25"), ("4", "1.3"))),
     *(Check(f"trellis_ratio_{bits}bit", at_most=f"0.7 * scalar_ratio_{bits}bit") for bits in (2, 3, 4)),
+    *(Check(f"pairs_ratio_{bits}bit", at_most=f"0.95 * scalar_ratio_{bits}bit") for bits in (2, 3, 4)),
     Check("palette_loss", at_most="0.95 * whole_bits_loss", quick=False),
     Check("palette_loss", at_most="0.6 * scalar_loss", quick_slack=0.5),
     Check("palette_loss", at_most="uniform_loss", quick=False),
@@ -59,13 +60,14 @@ def solve(weight: np.ndarray, seen: Statistics, spelling: str) -> QTensor:
 
 
 def ratios(count: int, seed: int) -> dict[str, float]:
-    """Squared error on normal values as a multiple of the least possible, 4^-rate, of trellises and scalar grids."""
+    """Squared error on normal values as a multiple of the least possible, 4^-rate, of trellises, pairs and scalars."""
     x = np.random.default_rng(seed).normal(size=(256, count // 256)).astype(np.float32)
     found = {}
     for rate in (2, 2.5, 3, 4):
-        scheme = Scheme.parse(f"trellis{rate:g}-tensor-f32")
-        stored = QTensor.quantize(x, scheme, mse(x, scheme)).dequantize()
-        found[f"trellis_ratio_{rate:g}bit".replace(".", "_")] = _square(stored - x) * 4.0**rate
+        for kind in ("trellis", "pairs"):
+            scheme = Scheme.parse(f"{kind}{rate:g}-tensor-f32")
+            stored = QTensor.quantize(x, scheme, mse(x, scheme)).dequantize()
+            found[f"{kind}_ratio_{rate:g}bit".replace(".", "_")] = _square(stored - x) * 4.0**rate
         if rate == int(rate):
             grid = normal(2 ** int(rate))
             found[f"scalar_ratio_{rate:g}bit"] = _square(grid.decode(grid.encode(x)) - x) * 4.0**rate
