@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.page.browser import Site, picture
-from tests.page.test_imports import BIBTEX
+from tests.page.test_importing_papers import BIBTEX
 
 from tercile.page.database import NAME, Database
 from tercile.page.mail.delivery import Sender

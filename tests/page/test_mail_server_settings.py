@@ -19,7 +19,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 from tests.page.conftest import Mailbox, free_port
 from tests.page.test_digest import REPORT, ask, send, states, subscribe
-from tests.page.test_imports import BIBTEX
+from tests.page.test_importing_papers import BIBTEX
 
 from tercile.page.database import NAME, Database
 from tercile.page.mail import Unreachable
