@@ -1,6 +1,7 @@
 """One list of checks over every transform of the room and every family of model.
 
-A transform is a public function of the room whose first two parameters are `model` and `family`.
+A transform is a public function of the room whose first two parameters are `model` and `family` and that returns a
+record of what it did.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tercile.quantization import transforms
 from tercile.quantization.activations import observe
 from tercile.quantization.calibration import collect
 from tercile.quantization.families import describe
+from tercile.quantization.transforms.rotation import within
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -113,7 +115,8 @@ TRANSFORMS = {
     name: function
     for name in transforms.__all__
     if inspect.isfunction(function := getattr(transforms, name))
-    and list(inspect.signature(function).parameters)[:2] == ["model", "family"]
+    and list((signature := inspect.signature(function)).parameters)[:2] == ["model", "family"]
+    and signature.return_annotation == "Rewrite"
 }
 
 
@@ -171,10 +174,22 @@ def read(model, batch):
     return {name: one.sample for name, one in found.items()}
 
 
+def rotation_for(model, batch):
+    """A random rotation for the residual stream; models without one that can be turned are left out by name."""
+    try:
+        family = describe(model)
+        width, centred = family.stream.width, family.stream.centred
+        transforms.rotate_stream(copy.deepcopy(model), family, np.eye(width))
+    except (AttributeError, ValueError) as error:
+        pytest.skip(f"refused: {error}")
+    found, _ = np.linalg.qr(np.random.default_rng(width).normal(size=(width - centred, width - centred)))
+    return within(found) if centred else found
+
+
 def needs_of(transform, model, batch):
     """What a transform wants to know beside the model and its family."""
     asked = inspect.signature(transform).parameters
-    known = {"statistics": seen, "inputs": read}
+    known = {"statistics": seen, "inputs": read, "rotation": rotation_for}
     return tuple(known[name](model, batch) for name in asked if name in known)
 
 

@@ -45,7 +45,9 @@ def test_a_turned_llama_is_the_same_model_but_for_its_weights(llama) -> None:
     rewrite = rotate_stream(model, describe(model), random_rotation(48, centred=False))
     assert torch.allclose(model(tokens).logits, before, atol=1e-4 * float(before.abs().max()))
     assert not torch.allclose(model.model.layers[0].self_attn.q_proj.weight, old, atol=0.01)
-    assert len(rewrite.merged) == 6  # five norms and the rotation
+    folded = [what for what, _ in rewrite.merged if what.startswith("gain")]
+    turned = {where for what, where in rewrite.merged if what.startswith("rotation")}
+    assert len(folded) == 5 and len(turned) == 16  # five norms; seven layers in each block, table and head
 
 
 def test_a_turned_vit_is_the_same_model() -> None:

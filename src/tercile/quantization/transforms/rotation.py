@@ -95,9 +95,9 @@ def rotate_stream(model: nn.Module, family: Family, rotation: np.ndarray) -> Rew
     >>> with torch.no_grad(): torch.allclose(model(x).logits, before, atol=1e-3)
     True
     """
+    new = NewParameters(model, family)
     stream = stream_of(family)
     turned = _checked(rotation, stream)
-    new = NewParameters(model, family)
     merged = []
     for norm, readers in stream.norms:
         said, why_not = fold_norm(new, norm, readers)
@@ -107,6 +107,7 @@ def rotate_stream(model: nn.Module, family: Family, rotation: np.ndarray) -> Rew
             merged.append((said, ", ".join(readers)))
         for reader in readers:
             new.put(f"{reader}.weight", new.get(f"{reader}.weight") @ turned.T)
+            merged.append((f"rotation of {reader}", reader))
     kinds = {layer.name: layer.kind for layer in family.layers}
     for writer in stream.writers:
         weight = new.get(f"{writer}.weight")
@@ -114,10 +115,13 @@ def rotate_stream(model: nn.Module, family: Family, rotation: np.ndarray) -> Rew
         new.put(f"{writer}.weight", weight @ turned.T if table else torch.tensordot(turned, weight, 1))
         if not table and f"{writer}.bias" in new:
             new.put(f"{writer}.bias", turned @ new.get(f"{writer}.bias"))
+        merged.append((f"rotation of {writer}", writer))
     for name in stream.parameters:
         new.put(name, new.get(name) @ turned.T)
+        module, _, parameter = name.rpartition(".")
+        merged.append((f"rotation of {parameter} in {module}", module))
     new.apply()
-    return Rewrite((*merged, ("rotation of the residual stream", "every layer that touches it")))
+    return Rewrite(tuple(merged))
 
 
 def stream_of(family: Family) -> Stream:
