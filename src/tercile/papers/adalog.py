@@ -53,7 +53,7 @@ RULE = (
             Check(
                 f"kl_{bits}bit",
                 at_most=f"0.9 * min(log2_kl_{bits}bit, logsqrt2_kl_{bits}bit)",
-                quick=bits == 3,
+                quick=False,
                 quick_slack=0.3,
             ),
             Check(

@@ -44,7 +44,7 @@ BASELINE = (
     "one width everywhere, same pictures and passes"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
-    "quick": {"test pictures": 40, "calibration pictures": 16, "passes": 1},
+    "quick": {"test pictures": 40, "calibration pictures": 32, "passes": 1},
     "full": {"test pictures": 500, "calibration pictures": 48, "passes": 8, "seeds": "calibration pictures, order"},
 }
 SEEDS = (0, 1, 2)
