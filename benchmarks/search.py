@@ -4,9 +4,9 @@
 
 1,000 Gaussian clusters of spread 0.6 in 128 dimensions, k = 10, filters that pass 1%, 10% and 50% of the rows:
 independent of the vectors, or by how far a row lies along a direction, with queries from the same end ("near") or
-from the other ("far"). 500 queries in one call. Each peer is given the filter ready-made and its settings are raised
-until its recall is 0.99; ours reads the filter as text in the call, with its defaults. Least processor time of the
-repeats, which alternate: other work on the machine only ever adds to it.
+from the other ("far"). 500 queries in one call. Settings of each entry are raised until its recall is 0.99; for ours
+that is the recall it is asked for. Peers are given the filter ready-made, ours reads it as text in the call; beside it
+stands what it does with its defaults. Least processor time of the repeats, which alternate: other work only adds to it.
 Writes benchmarks/results/search.json and .md. Peers: pip install faiss-cpu hnswlib usearch.
 """
 
@@ -29,6 +29,7 @@ from tercile.filters.search import Index
 from tercile.papers.search_peers import Best, Peers, Setting, exact, recall, speeds, timed, tuned
 
 K, DIMENSION, CLUSTERS, SPREAD, QUERIES, GOAL = 10, 128, 1000, 0.6, 500, 0.99
+ASKED = (0.8, 0.9, 0.95, 0.98, 0.99)  # the last is the default
 FOLDER = Path(__file__).resolve().parent / "results"
 
 
@@ -49,16 +50,25 @@ def data(rows: int) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.nda
     return x, attributes, queries
 
 
+def ours(index: Index, where: str, queries: np.ndarray, true: np.ndarray, asked: float) -> Best:
+    """Our index, asked for a recall."""
+    hits = index.search(queries, K, where, recall=asked)
+    plan = f"recall {asked}: {hits.plan.method}, {hits.plan.distances / len(queries):.0f} distances"
+    way = Setting(plan, lambda q: index.search(q, K, where, recall=asked).ids, len(queries))
+    return Best(way, recall(hits.ids, true))
+
+
 def measure(
     index: Index, peers: Peers, where: str, rows: np.ndarray, queries: np.ndarray, repeats: int
 ) -> dict[str, dict[str, Any]]:
     true = exact(peers.x, queries, rows, K)
     chosen = tuned(peers, rows, queries, true, GOAL)
-    ours = index.search(queries, K, where)
-    plan = f"{ours.plan.method}, {ours.plan.distances / len(queries):.0f} distances"
-    chosen["tercile"] = Best(
-        Setting(plan, lambda q: index.search(q, K, where).ids, len(queries)), recall(ours.ids, true)
-    )
+    for asked in ASKED:
+        best = ours(index, where, queries, true, asked)
+        chosen.setdefault("tercile", best)
+        if chosen["tercile"].recall < GOAL:
+            chosen["tercile"] = best
+    chosen["tercile, defaults"] = best
     fast = speeds({name: best.setting for name, best in chosen.items()}, queries, repeats)
     return {
         name: {"setting": best.setting.name, "recall": best.recall, "queries a second": fast[name]}
@@ -104,7 +114,7 @@ def main() -> None:
 def table(record: dict[str, Any]) -> str:
     """Queries a second, in brackets where the recall stays below the goal, which is then given."""
     names = list(next(iter(record["cases"].values())))
-    names.sort(key=lambda name: name != "tercile")
+    names.sort(key=lambda name: not name.startswith("tercile"))
     lines = [
         f"Queries a second at recall {GOAL} or more, one thread, {record['rows']:,} x {DIMENSION}, k = {K}, 500 "
         f"queries in a call, {record['machine']['kernels']}. Brackets: recall below {GOAL}.",
@@ -117,7 +127,8 @@ def table(record: dict[str, Any]) -> str:
         for name in names:
             speed, got = found[name]["queries a second"], found[name]["recall"]
             cells.append(f"{speed:,.0f}" if got >= GOAL else f"({speed:,.0f} at {got:.2f})")
-        best = max(f["queries a second"] for n, f in found.items() if n != "tercile" and f["recall"] >= GOAL)
+        peers = [found[name] for name in names if not name.startswith("tercile")]
+        best = max(peer["queries a second"] for peer in peers if peer["recall"] >= GOAL)
         lines.append(f"| {case} | " + " | ".join(cells) + f" | {found['tercile']['queries a second'] / best:.1f} x |")
     builds = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in record["build seconds"].items())
     lines += ["", f"Built in: {builds}. Opened by memory map in {1000 * record['open seconds']:.1f} ms.", ""]
