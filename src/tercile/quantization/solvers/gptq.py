@@ -67,8 +67,8 @@ def gptq(
     update with no inverse of H (Chee et al. 2023, "QuIP", show the equivalence; it is also Babai's nearest plane).
 
     Costs inputs^3 / 3 for one factorisation and outputs * inputs^2 / 2 for the column loop, which is native and
-    threaded; scales are read by group, so every kind of blocks costs the same. Trellis grids search each column and take
-    ten to forty times as long as integers (see docs/guide/quality.md).
+    threaded; scales are read by group, so every kind of blocks costs the same. Trellis grids search each column and
+    take ten to forty times as long as integers (see docs/guide/quality.md).
 
     Examples
     --------
