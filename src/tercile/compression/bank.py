@@ -106,7 +106,7 @@ class Bank:
             if statistics is None or statistics.count == 0:
                 q = round_to_nearest(weight, None, scheme)
                 squared = ((weight - q.dequantize()) ** 2).reshape(len(weight), -1).sum(axis=1, dtype=np.float64)
-                error = float(squared @ (reads if reads is not None else np.full(len(squared), 1 / len(squared))))
+                error = float(squared.mean() if reads is None else squared @ reads)
             elif reads is not None:
                 q = solve_table(weight, statistics, scheme, reads)
                 error = output_error(weight, q, statistics, reads)

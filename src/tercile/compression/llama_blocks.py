@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from tercile import _native
-from tercile.quantization.runtime.encoder import is_plain
+from tercile.quantization.runtime.encoder import floats, is_plain, part
 
 _LINEARS = (
     "self_attn.q_proj",
@@ -39,7 +38,7 @@ class BlockReader:
         model, epsilon = module.model, module.config.rms_norm_eps
         self._frequencies: np.ndarray = model.rotary_emb.inv_freq.numpy()
         self._table, self._head = model.embed_tokens.matrix, module.lm_head
-        self._norm, self._epsilon = _floats(model.norm.weight), np.float32(epsilon)
+        self._norm, self._epsilon = floats(model.norm.weight), np.float32(epsilon)
         self._blocks = [_block(layer, epsilon) for layer in model.layers]
 
     def read(self, ids: Sequence[int]) -> np.ndarray:
@@ -53,36 +52,25 @@ class BlockReader:
         last = x[-1:]
         last = last * (self._norm / np.sqrt(np.mean(last * last) + self._epsilon))
         logits: np.ndarray = self._head.matrix.matmul(last)[0]
-        return logits if self._head.bias is None else logits + _floats(self._head.bias)
+        return logits if self._head.bias is None else logits + floats(self._head.bias)
 
 
 def runs_in_blocks(module: Any) -> bool:
     """Whether compiled blocks can run a packed model of the Llama family: each of its layers is a product alone."""
-    linears = [_part(layer, name) for layer in module.model.layers for name in _LINEARS]
+    linears = [part(layer, name) for layer in module.model.layers for name in _LINEARS]
     width = module.model.layers[0].self_attn.head_dim
     alike = len({linear.matrix.activations for linear in linears}) == 1
     return alike and width % 16 == 0 and all(is_plain(linear) for linear in linears)
 
 
 def _block(layer: Any, epsilon: float) -> _native.LlamaBlock:
-    linears = [_part(layer, name) for name in _LINEARS]
+    linears = [part(layer, name) for name in _LINEARS]
     nothing = np.empty(0, np.float32)
     return _native.LlamaBlock(
         tuple(linear.matrix.layout.native for linear in linears),
-        [nothing if linear.bias is None else _floats(linear.bias) for linear in linears],
-        [_floats(layer.input_layernorm.weight), _floats(layer.post_attention_layernorm.weight)],
+        [nothing if linear.bias is None else floats(linear.bias) for linear in linears],
+        [floats(layer.input_layernorm.weight), floats(layer.post_attention_layernorm.weight)],
         layer.self_attn.head_dim,
         epsilon,
         linears[0].matrix.activations == "int8",
     )
-
-
-def _part(layer: Any, path: str) -> Any:
-    for name in path.split("."):
-        layer = getattr(layer, name)
-    return layer
-
-
-def _floats(tensor: torch.Tensor) -> np.ndarray:
-    made: np.ndarray = np.ascontiguousarray(tensor.detach().float().numpy())
-    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +45,10 @@ def search(
     base, tail = snapshot.base, snapshot.tail
     near = _Nearest.none(len(queries), k)
     plan = planned(base, where, len(queries), recall)
+    looked: list[tuple[Segment, int, Asked]] = []  # segments, their first rows, and what they were asked
     if len(base):
         asked = base.codec.ask(queries, squared)
+        looked.append((base, 0, asked))
         if plan.method == "lists":
             plan, near = _in_lists(snapshot, queries, asked, near, where, plan, recall, squared)
         else:
@@ -58,8 +61,9 @@ def search(
                 plan = plan.met(_scan(base, asked, near, mask, 0), int(mask.sum()))
     if len(tail):
         asked = tail.codec.ask(queries, squared)
+        looked.append((tail, len(base), asked))
         plan = plan.met(_scan(tail, asked, near, _mask(tail, snapshot.tail_alive, where), len(base)))
-    return *_answer(snapshot, queries, near, squared), plan
+    return *_answer(looked, near), plan
 
 
 def _mask(segment: Segment, alive: np.ndarray | None, where: Where | None) -> np.ndarray:
@@ -194,15 +198,11 @@ def _in_lists(
         wanted *= 8
 
 
-def _answer(snapshot: Snapshot, queries: np.ndarray, near: _Nearest, squared: bool) -> tuple[np.ndarray, np.ndarray]:
+def _answer(looked: Sequence[tuple[Segment, int, Asked]], near: _Nearest) -> tuple[np.ndarray, np.ndarray]:
     """Distances once more in double precision, in order; of equals the lesser id first."""
-    base, tail = snapshot.base, snapshot.tail
     distance = np.full(near.row.shape, np.inf)
     ids = np.full(near.row.shape, -1, dtype=np.int64)
-    for segment, first in ((base, 0), (tail, len(base))):
-        if not len(segment):
-            continue
-        asked = segment.codec.ask(queries, squared)
+    for segment, first, asked in looked:
         _native.search_exact(asked.queries, _bytes(segment), *asked[1:], first, near.row, distance)
         here = (near.row >= first) & (near.row < first + len(segment))
         ids[here] = segment.ids[near.row[here] - first]

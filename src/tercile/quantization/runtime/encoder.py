@@ -54,17 +54,17 @@ def is_plain(layer: Any) -> bool:
 
 
 def _fits(layer: nn.Module) -> bool:
-    parts = [_part(layer, name) for name in _LINEARS + _NORMS]
-    if any(part is None for part in parts):
+    parts = [part(layer, name) for name in _LINEARS + _NORMS]
+    if any(found is None for found in parts):
         return False
-    linears, norms, attention = parts[:6], parts[6:], _part(layer, "attention.self")
-    plain = all(is_plain(part) and part.bias is not None for part in linears)
+    linears, norms, attention = parts[:6], parts[6:], part(layer, "attention.self")
+    plain = all(is_plain(linear) and linear.bias is not None for linear in linears)
     if not plain or not all(type(norm) is nn.LayerNorm and norm.elementwise_affine for norm in norms):
         return False
-    act = getattr(_part(layer, "intermediate"), "intermediate_act_fn", None)
+    act = getattr(part(layer, "intermediate"), "intermediate_act_fn", None)
     heads, width = getattr(attention, "num_attention_heads", 0), getattr(attention, "attention_head_size", 0)
     simple = type(act).__name__ == "GELUActivation" and not getattr(layer, "is_decoder", False)
-    alike = len({part.matrix.activations for part in linears}) == 1 and norms[0].eps == norms[1].eps
+    alike = len({linear.matrix.activations for linear in linears}) == 1 and norms[0].eps == norms[1].eps
     return simple and alike and width % 16 == 0 and heads * width == linears[0].out_features
 
 
@@ -89,14 +89,14 @@ class _Joined:
         return torch.from_numpy(out).reshape(x.shape).to(x.dtype)
 
     def _native(self) -> Any:
-        linears = [_part(self._layer, name) for name in _LINEARS]
+        linears = [part(self._layer, name) for name in _LINEARS]
         matrices = tuple(linear.matrix for linear in linears)
         if len(self._matrices) != 6 or any(a is not b for a, b in zip(matrices, self._matrices, strict=True)):
-            norms = [_part(self._layer, name) for name in _NORMS]
+            norms = [part(self._layer, name) for name in _NORMS]
             self._block = _native.EncoderBlock(
                 tuple(matrix.layout.native for matrix in matrices),
-                [_floats(linear.bias) for linear in linears],
-                [_floats(tensor) for norm in norms for tensor in (norm.weight, norm.bias)],
+                [floats(linear.bias) for linear in linears],
+                [floats(tensor) for norm in norms for tensor in (norm.weight, norm.bias)],
                 self._layer.attention.self.num_attention_heads,
                 norms[0].eps,
                 matrices[0].activations == "int8",
@@ -115,12 +115,14 @@ def _scores_mask(mask: Any, count: int, length: int) -> np.ndarray | None:
     return added
 
 
-def _part(layer: Any, path: str) -> Any:
+def part(layer: Any, path: str) -> Any:
+    """The module of that name within another, None if there is none."""
     for name in path.split("."):
         layer = getattr(layer, name, None)
     return layer
 
 
-def _floats(tensor: torch.Tensor) -> np.ndarray:
+def floats(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as compiled blocks take it."""
     made: np.ndarray = np.ascontiguousarray(tensor.detach().float().numpy())
     return made
