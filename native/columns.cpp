@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "column_code.hpp"
+#include "column_problem.hpp"
 #include "parallel.hpp"
 
 namespace tercile {
@@ -150,21 +151,6 @@ struct Strip {
     std::copy(codes.begin(), codes.end(), out);
   }
 };
-
-void check_columns(const Array<const float, 2>& weight, const Array<const float, 2>& factor,
-                   const Array<const float, 2>& scale, const Array<const float, 2>& offset,
-                   const Array<const std::int32_t, 1>& group_of, const Array<std::uint8_t, 2>& index) {
-  const std::size_t columns = weight.shape(0), rows = weight.shape(1), groups = scale.shape(0);
-  if (factor.shape(0) != columns || factor.shape(1) != columns || group_of.shape(0) != columns)
-    throw std::invalid_argument("factor and group_of must match the columns of weight");
-  if (scale.shape(1) != rows || offset.shape(1) != rows || offset.shape(0) != groups)
-    throw std::invalid_argument("scale and offset must be (groups, rows)");
-  if (index.shape(0) != columns || index.shape(1) != rows)
-    throw std::invalid_argument("index must have the shape of weight");
-  for (std::size_t c = 0; c < columns; ++c)
-    if (group_of.data()[c] < 0 || static_cast<std::size_t>(group_of.data()[c]) >= groups)
-      throw std::invalid_argument("group_of is out of range");
-}
 
 // The GPTQ column loop of Kernels::solve_tile, each column of a strip rounded as one sequence. Offsets are not used.
 void solve_columns(Array<const float, 2> weight, Array<const float, 2> factor, Array<const float, 2> scale,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bind.hpp"
+#include "column_problem.hpp"
 #include "parallel.hpp"
 
 namespace tercile {
@@ -64,17 +65,8 @@ template <typename Work>
 void each_tile(const Array<const float, 2>& weight, const Array<const float, 2>& factor,
                const Array<const float, 2>& scale, const Array<const float, 2>& offset,
                const Array<const std::int32_t, 1>& group_of, const Array<std::uint8_t, 2>& index, Work work) {
+  check_columns(weight, factor, scale, offset, group_of, index);
   const std::size_t columns = weight.shape(0), rows = weight.shape(1), groups = scale.shape(0);
-  if (factor.shape(0) != columns || factor.shape(1) != columns || group_of.shape(0) != columns)
-    throw std::invalid_argument("factor and group_of must match the columns of weight");
-  if (scale.shape(1) != rows || offset.shape(1) != rows || offset.shape(0) != groups)
-    throw std::invalid_argument("scale and offset must be (groups, rows)");
-  if (index.shape(0) != columns || index.shape(1) != rows)
-    throw std::invalid_argument("index must have the shape of weight");
-  for (std::size_t j = 0; j < columns; ++j)
-    if (group_of.data()[j] < 0 || static_cast<std::size_t>(group_of.data()[j]) >= groups)
-      throw std::invalid_argument("group_of is out of range");
-
   parallel(static_cast<std::ptrdiff_t>((rows + kTileRows - 1) / kTileRows), [&](std::ptrdiff_t tile) {
     const std::size_t first = tile * kTileRows, count = std::min<std::size_t>(kTileRows, rows - first);
     // Rows beyond the last are zeros with scale 0, which cost time and change nothing.
