@@ -122,14 +122,22 @@ static void turn(float* x, std::size_t heads, std::size_t width, const float* co
     }
 }
 
-// Scores of `some` queries, `wide` lanes of keys at a time.
+// Registers that meet four queries at once: all sums and what they read stay in registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kAcross = 4;  // of 32
+#else
+constexpr int kAcross = 2;  // of 16
+#endif
+
+// Scores of `some` queries, `wide` registers of keys at a time.
 template <int some, int wide>
-TERCILE_INLINE void score_lanes(const Attention& a, const float* query, std::size_t key, float* scores, std::size_t step) {
-  Lanes sum[some][wide]{};
+TERCILE_INLINE void score_registers(const Attention& a, const float* query, std::size_t key, float* scores,
+                                    std::size_t step) {
+  Register sum[some][wide]{};
   for (std::size_t d = 0; d < a.width; ++d) {
-    Lanes keys[wide];
+    Register keys[wide];
 #pragma GCC unroll 4
-    for (int l = 0; l < wide; ++l) keys[l] = load(a.turned_keys + d * a.key_step + key + kLanes * l);
+    for (int l = 0; l < wide; ++l) keys[l] = load_register(a.turned_keys + d * a.key_step + key + kHeld * l);
 #pragma GCC unroll 4
     for (int i = 0; i < some; ++i)
 #pragma GCC unroll 4
@@ -138,18 +146,18 @@ TERCILE_INLINE void score_lanes(const Attention& a, const float* query, std::siz
 #pragma GCC unroll 4
   for (int i = 0; i < some; ++i)
 #pragma GCC unroll 4
-    for (int l = 0; l < wide; ++l) store(scores + i * step + key + kLanes * l, sum[i][l] * a.scale);
+    for (int l = 0; l < wide; ++l) store_register(scores + i * step + key + kHeld * l, sum[i][l] * a.scale);
 }
 
-// Mixes `wide` lanes of the values.
+// Mixes `wide` registers of the values.
 template <int some, int wide>
-TERCILE_INLINE void mix_lanes(const Attention& a, const float* weights, std::size_t step, std::size_t keys, std::size_t at,
-                              const float* by, float* out) {
-  Lanes sum[some][wide]{};
+TERCILE_INLINE void mix_registers(const Attention& a, const float* weights, std::size_t step, std::size_t keys,
+                                  std::size_t at, const float* by, float* out) {
+  Register sum[some][wide]{};
   for (std::size_t k = 0; k < keys; ++k) {
-    Lanes values[wide];
+    Register values[wide];
 #pragma GCC unroll 4
-    for (int l = 0; l < wide; ++l) values[l] = load(a.values + k * a.value_step + at + kLanes * l);
+    for (int l = 0; l < wide; ++l) values[l] = load_register(a.values + k * a.value_step + at + kHeld * l);
 #pragma GCC unroll 4
     for (int i = 0; i < some; ++i)
 #pragma GCC unroll 4
@@ -158,7 +166,7 @@ TERCILE_INLINE void mix_lanes(const Attention& a, const float* weights, std::siz
 #pragma GCC unroll 4
   for (int i = 0; i < some; ++i)
 #pragma GCC unroll 4
-    for (int l = 0; l < wide; ++l) store(out + i * a.out_step + at + kLanes * l, sum[i][l] * by[i]);
+    for (int l = 0; l < wide; ++l) store_register(out + i * a.out_step + at + kHeld * l, sum[i][l] * by[i]);
 }
 
 // Scores of the keys that are seen become weights, those up to `padded` zeros; returns 1 / their sum.
@@ -192,9 +200,9 @@ TERCILE_INLINE void attend_some(const Attention& a, std::size_t q, float* scores
   const std::size_t last = a.causal ? a.keys - a.queries + q + some : a.keys;
   const std::size_t padded = (last + kLanes - 1) / kLanes * kLanes;
   std::size_t key = 0;
-  for (; key + 4 * kLanes <= padded; key += 4 * kLanes)
-    score_lanes<some, 4>(a, a.query + q * a.query_step, key, scores, padded);
-  for (; key < padded; key += kLanes) score_lanes<some, 1>(a, a.query + q * a.query_step, key, scores, padded);
+  for (; key + kAcross * kHeld <= padded; key += kAcross * kHeld)
+    score_registers<some, kAcross>(a, a.query + q * a.query_step, key, scores, padded);
+  for (; key < padded; key += kHeld) score_registers<some, 1>(a, a.query + q * a.query_step, key, scores, padded);
   float by[some];
   for (int i = 0; i < some; ++i) {
     const std::size_t seen = a.causal ? last - some + i + 1 : last;
@@ -202,9 +210,10 @@ TERCILE_INLINE void attend_some(const Attention& a, std::size_t q, float* scores
   }
   float* out = a.out + q * a.out_step;
   std::size_t d = 0;
-  for (; d + 4 * kLanes <= a.width; d += 4 * kLanes) mix_lanes<some, 4>(a, scores, padded, last, d, by, out);
-  for (; d + 2 * kLanes <= a.width; d += 2 * kLanes) mix_lanes<some, 2>(a, scores, padded, last, d, by, out);
-  for (; d < a.width; d += kLanes) mix_lanes<some, 1>(a, scores, padded, last, d, by, out);
+  for (; d + kAcross * kHeld <= a.width; d += kAcross * kHeld)
+    mix_registers<some, kAcross>(a, scores, padded, last, d, by, out);
+  for (; d + 2 * kHeld <= a.width; d += 2 * kHeld) mix_registers<some, 2>(a, scores, padded, last, d, by, out);
+  for (; d < a.width; d += kHeld) mix_registers<some, 1>(a, scores, padded, last, d, by, out);
 }
 
 static void attend(const Attention& a, float* space) {

@@ -26,26 +26,27 @@ constexpr int kPanelRows = kPanelLanes * kLanes;
 template <int tokens>
 static void multiply_tokens(const float* x, std::size_t x_step, const float* panel, std::size_t columns, bool add,
                             float* y, std::size_t y_step) {
-  Lanes sum[tokens][kPanelLanes];
+  constexpr int across = kPanelRows / kHeld;
+  Register sum[tokens][across];
 #pragma GCC unroll 16
   for (int t = 0; t < tokens; ++t)
-#pragma GCC unroll 2
-    for (int l = 0; l < kPanelLanes; ++l) sum[t][l] = add ? load(y + t * y_step + l * kLanes) : Lanes{};
+#pragma GCC unroll 4
+    for (int l = 0; l < across; ++l) sum[t][l] = add ? load_register(y + t * y_step + l * kHeld) : Register{};
   for (std::size_t c = 0; c < columns; ++c) {
-    Lanes w[kPanelLanes];
-#pragma GCC unroll 2
-    for (int l = 0; l < kPanelLanes; ++l) w[l] = load(panel + c * kPanelRows + l * kLanes);
+    Register w[across];
+#pragma GCC unroll 4
+    for (int l = 0; l < across; ++l) w[l] = load_register(panel + c * kPanelRows + l * kHeld);
 #pragma GCC unroll 16
     for (int t = 0; t < tokens; ++t) {
       const float value = x[t * x_step + c];
-#pragma GCC unroll 2
-      for (int l = 0; l < kPanelLanes; ++l) sum[t][l] += w[l] * value;
+#pragma GCC unroll 4
+      for (int l = 0; l < across; ++l) sum[t][l] += w[l] * value;
     }
   }
 #pragma GCC unroll 16
   for (int t = 0; t < tokens; ++t)
-#pragma GCC unroll 2
-    for (int l = 0; l < kPanelLanes; ++l) store(y + t * y_step + l * kLanes, sum[t][l]);
+#pragma GCC unroll 4
+    for (int l = 0; l < across; ++l) store_register(y + t * y_step + l * kHeld, sum[t][l]);
 }
 
 template <int tokens>

@@ -6,11 +6,13 @@
 namespace tercile::TERCILE_TARGET {
 
 [[maybe_unused]] static float dot_lanes(const float* a, const float* b, std::size_t n) {
-  Lanes sum{};
+  Register sum[kRegisters] = {};
   std::size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) sum += load(a + i) * load(b + i);
+  for (; i + kLanes <= n; i += kLanes)
+#pragma GCC unroll 4
+    for (int l = 0; l < kRegisters; ++l) sum[l] += load_register(a + i + l * kHeld) * load_register(b + i + l * kHeld);
   float total = 0.0f;
-  for (int lane = 0; lane < kLanes; ++lane) total += sum[lane];
+  for (int lane = 0; lane < kLanes; ++lane) total += sum[lane / kHeld][lane % kHeld];
   for (; i < n; ++i) total += a[i] * b[i];
   return total;
 }
