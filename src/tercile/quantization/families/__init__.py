@@ -2,5 +2,6 @@
 
 from tercile.quantization.families.describe import describe
 from tercile.quantization.families.family import Block, Family, Layer, Scaling, Stream
+from tercile.quantization.families.segments import Segments, find_segments
 
-__all__ = ["Block", "Family", "Layer", "Scaling", "Stream", "describe"]
+__all__ = ["Block", "Family", "Layer", "Scaling", "Segments", "Stream", "describe", "find_segments"]

@@ -1,0 +1,5 @@
+"""Processes: how noise is added, step by step."""
+
+from tercile.diffusion.processes.gaussian import GaussianProcess, cosine
+
+__all__ = ["GaussianProcess", "cosine"]
