@@ -10,6 +10,7 @@ from tercile.quantization.transforms.reparameterisation import mean, median, rep
 from tercile.quantization.transforms.residual_expansion import Expansion, expand
 from tercile.quantization.transforms.rewrite import Rewrite
 from tercile.quantization.transforms.rotation import hadamard_rotation, rotate_stream, untie
+from tercile.quantization.transforms.segmented import SegmentLinear, cut_linear
 from tercile.quantization.transforms.smoothing import balance, emphasis, smooth
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "Expansion",
     "LearnedRotation",
     "Rewrite",
+    "SegmentLinear",
     "absorb",
     "balance",
+    "cut_linear",
     "emphasis",
     "equalize_layers",
     "expand",
