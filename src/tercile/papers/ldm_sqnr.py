@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, mse_loss, silu
 
+from tercile.diffusion.processes import cosine
+from tercile.diffusion.sampling import ddim
 from tercile.papers import Check, Size, paper
 from tercile.papers.digits_network import one_thread, pictures
 from tercile.papers.stored_layers import RoundedInputs, StoredLayers, weight_of
@@ -49,6 +50,7 @@ RULE = (
     Check("hybrid_bytes", at_most="0.75 * w8a8_bytes"),
 )
 TIMES, BATCH = 100, 48
+PROCESS = cosine(TIMES)
 W4, W8, A8 = "int4-channel-f32", "int8-channel-f32", "int8-tensor-asym-f32"
 #: Time steps at which ratios are measured, from clean to noise.
 GROUPS = (5, 25, 50, 75, 98)
@@ -96,16 +98,6 @@ class Denoiser(nn.Module):
         return noise
 
 
-#: Share of the signal's power left at each time step (Nichol and Dhariwal 2021, the cosine schedule).
-KEPT = torch.cos((torch.arange(TIMES + 1) / TIMES + 0.008) / 1.008 * torch.pi / 2).square().clamp(1e-4, 0.9999)
-
-
-def noisy(x: torch.Tensor, step: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Pictures at time steps."""
-    kept = KEPT[step].reshape(-1, 1, 1, 1)
-    return kept.sqrt() * x + (1 - kept).sqrt() * noise
-
-
 def trained(images: torch.Tensor, steps: int, seed: int) -> Denoiser:
     """A denoiser trained on pictures in [-1, 1]."""
     torch.manual_seed(seed)
@@ -116,7 +108,7 @@ def trained(images: torch.Tensor, steps: int, seed: int) -> Denoiser:
         for _ in range(steps):
             x = images[torch.randint(len(images), (BATCH,))]
             step, noise = torch.randint(1, TIMES, (BATCH,)), torch.randn_like(x)
-            loss = mse_loss(model(noisy(x, step, noise), step), noise)
+            loss = mse_loss(model(PROCESS.noisy(x, step, noise), step), noise)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -124,15 +116,9 @@ def trained(images: torch.Tensor, steps: int, seed: int) -> Denoiser:
     return model.eval().requires_grad_(False)
 
 
-def drawn(model: nn.Module, noise: torch.Tensor, steps: int = 10) -> torch.Tensor:
-    """Pictures by DDIM, without fresh noise, from the noise given."""
-    times = torch.linspace(TIMES - 1, 0, steps + 1).round().long().tolist()
-    x = noise
-    for now, after in pairwise(times):
-        guess = model(x, torch.full((len(x),), now))
-        clean = ((x - (1 - KEPT[now]).sqrt() * guess) / KEPT[now].sqrt()).clamp(-1, 1)
-        x = KEPT[after].sqrt() * clean + (1 - KEPT[after]).sqrt() * guess
-    return x
+def drawn(model: nn.Module, noise: torch.Tensor) -> torch.Tensor:
+    """Pictures by 10 steps of DDIM, from the noise given."""
+    return ddim(model, PROCESS, noise, steps=10)
 
 
 class Smoothed(nn.Module):
@@ -188,12 +174,12 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
     noise = torch.randn(test.shape, generator=random)
     start = torch.randn(given["drawn"], 1, 14, 14, generator=random)
     few, every = small[1][:60], torch.tensor(GROUPS).repeat(12)
-    batch = noisy(few, every, torch.randn(few.shape, generator=random)), every
+    batch = PROCESS.noisy(few, every, torch.randn(few.shape, generator=random)), every
     network = Rounded(model, batch)
     wanted = drawn(model, start)
 
     def measured(prefix: str, rounded: Rounded, widths: Mapping[str, str]) -> dict[str, float]:
-        guess = rounded.run(widths, rounded.layers, noisy(test, step, noise), step)
+        guess = rounded.run(widths, rounded.layers, PROCESS.noisy(test, step, noise), step)
         pictures_drawn = rounded.run(widths, rounded.layers, start)
         return {
             f"{prefix}_loss": float(mse_loss(guess, noise)),
@@ -202,7 +188,7 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
         }
 
     eight, four = dict.fromkeys(network.layers, W8), dict.fromkeys(network.layers, W4)
-    found = {"float_loss": float(mse_loss(model(noisy(test, step, noise), step), noise))}
+    found = {"float_loss": float(mse_loss(model(PROCESS.noisy(test, step, noise), step), noise))}
     found |= measured("w8a8", network, eight) | measured("w4a8", network, four)
 
     # Global: one block at a time at W4A8, the ratio at the output, at each time step.
