@@ -30,7 +30,7 @@ import torch
 
 from tercile import zoo
 from tercile.api import export
-from tercile.compression.llama_reader import reader_of
+from tercile.compression.reader import reader_of
 from tercile.compression.runtime import open_runtime
 from tercile.compression.source import open_source
 from tercile.compression.third_party import open_third_party

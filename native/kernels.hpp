@@ -96,6 +96,12 @@ struct Kernels {
   // out[r][16 * block + lane] = product of x[r] with one of the vectors packed as [block][dimension][16].
   void (*packed_products)(const float* x, std::size_t rows, std::size_t dimension, const float* packed,
                           std::size_t blocks, float* out);
+
+  // A row of pieces * n numbers times a Hadamard matrix, in place: a transform of each piece of n = 2^a neighbours times
+  // unit, then y[c] = sum over d of across[c][d] * x[d] over the pieces; with `back` the inverse in the inverse order.
+  // space: as many numbers as the row has.
+  void (*hadamard_row)(float* x, std::size_t pieces, std::size_t n, float unit, const float* across, bool back,
+                       float* space);
 };
 
 extern const Kernels kernels_plain;

@@ -8,21 +8,11 @@
 namespace tercile {
 namespace {
 
-void check(const PackedMatrix& matrix, const Array<const float, 2>& x, const Array<float, 2>& y) {
-  if (x.shape(1) != matrix.columns() || y.shape(0) != x.shape(0) || y.shape(1) != matrix.rows())
+// y = x times the transposed matrix, and what is beside it.
+void multiply(const PackedLayer& layer, Array<const float, 2> x, Array<float, 2> y) {
+  if (x.shape(1) != layer.columns() || y.shape(0) != x.shape(0) || y.shape(1) != layer.rows())
     throw std::invalid_argument("x must be (m, columns) and y (m, rows)");
-}
-
-// y (+)= x times the transposed matrix.
-void multiply(const PackedMatrix& matrix, Array<const float, 2> x, bool add, Array<float, 2> y) {
-  check(matrix, x, y);
-  matrix.multiply(x.data(), x.shape(0), {y.data(), y.shape(1), nullptr, add});
-}
-
-// The same with activations rounded to eight bits: by a scale of their own for each row, or by the given one.
-void multiply_rounded(const PackedMatrix& matrix, Array<const float, 2> x, float scale, Array<float, 2> y) {
-  check(matrix, x, y);
-  matrix.multiply(Rounded(x.data(), x.shape(0), x.shape(1), scale), {y.data(), y.shape(1)});
+  layer.multiply(Activations(x.data(), x.shape(0), x.shape(1)), {y.data(), y.shape(1)});
 }
 
 void rows(const PackedMatrix& matrix, Array<const std::int64_t, 1> ids, Array<float, 2> out) {
@@ -57,9 +47,13 @@ void bind_runtime(nb::module_& module) {
            "linear"_a, "scale"_a.none(), "half"_a.none(), "offset"_a.none(), "tall"_a, "wide"_a, "memory"_a,
            "row_bits"_a.none(), "height"_a)
       .def_prop_ro("nbytes", &PackedMatrix::nbytes, "Bytes held beside the arrays that it was made of.")
-      .def("multiply", &multiply, "x"_a, "add"_a, "y"_a.noconvert(), free)
-      .def("multiply_rounded", &multiply_rounded, "x"_a, "scale"_a, "y"_a.noconvert(), free)
       .def("rows", &rows, "ids"_a, "out"_a.noconvert(), free);
+  nb::class_<PackedLayer>(module, "PackedLayer")
+      .def(nb::init<const PackedMatrix*, std::optional<Array<const float, 1>>, std::optional<Array<const float, 2>>, bool,
+                    float, const PackedMatrix*, std::optional<Array<const float, 1>>, const PackedMatrix*>(),
+           "matrix"_a, "signs"_a.none(), "across"_a.none(), "rounded"_a, "step"_a, "right"_a.none(), "scale"_a.none(),
+           "left"_a.none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 7>(), nb::keep_alive<1, 9>())
+      .def("multiply", &multiply, "x"_a, "y"_a.noconvert(), free);
   module.def("packed_kernels", [] { return std::string(packed_kernels().name); },
              "Name of the instruction set that products with stored matrices use.");
   module.def("read_bytes", &read_bytes, "bytes"_a, free, "Reads memory as fast as it comes, to measure how fast that is.");

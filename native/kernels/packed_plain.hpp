@@ -90,22 +90,46 @@ TERCILE_INLINE float scale_of(const PackedRows& w, std::size_t row, std::size_t 
   return true;
 }
 
-[[maybe_unused]] static void shift_in_plain(const std::uint8_t* words, std::size_t bytes, std::size_t at, int bits, std::size_t columns,
-                           std::uint16_t mask, std::uint16_t* state) {
-  for (std::size_t c = 0; c < columns; ++c, at += static_cast<std::size_t>(bits)) {
-    unsigned two = words[at / 8];
-    if (at / 8 + 1 < bytes) two |= static_cast<unsigned>(words[at / 8 + 1]) << 8;
-    const unsigned code = two >> (at % 8) & ((1u << bits) - 1u);
-    state[c] = static_cast<std::uint16_t>(((static_cast<unsigned>(state[c]) << bits) | code) & mask);
+// Eight codes of at most five bits lie in eight bytes, whichever bit they start at.
+[[maybe_unused]] static void shift_in_plain(const std::uint8_t* words, std::size_t bytes, std::size_t at, int bits,
+                                            std::size_t columns, std::uint16_t mask, std::uint16_t* state) {
+  const std::uint16_t code_mask = static_cast<std::uint16_t>((1u << bits) - 1u);
+  for (std::size_t c = 0; c < columns; c += 8, at += 8 * static_cast<std::size_t>(bits)) {
+    const std::size_t left = bytes - at / 8;
+    std::uint64_t eight = 0;
+    if (left >= 8) {
+      __builtin_memcpy(&eight, words + at / 8, 8);
+    } else {
+      __builtin_memcpy(&eight, words + at / 8, left);
+    }
+    eight >>= at % 8;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i, eight >>= bits)
+      state[c + i] = static_cast<std::uint16_t>(((state[c + i] << bits) | (eight & code_mask)) & mask);
   }
 }
 
-[[maybe_unused]] static void look_up_floats_plain(const std::uint16_t* state, std::size_t n, const float* table, float* out) {
-  for (std::size_t c = 0; c < n; ++c) out[c] = table[state[c]];
+// Eight are read before any is written: as far as the compiler knows, what is written may lie in the table.
+template <typename Value>
+TERCILE_INLINE void look_up(const std::uint16_t* state, std::size_t n, const Value* table, Value* out) {
+  std::size_t c = 0;
+  for (; c + 8 <= n; c += 8) {
+    Value now[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) now[i] = table[state[c + i]];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) out[c + i] = now[i];
+  }
+  for (; c < n; ++c) out[c] = table[state[c]];
 }
 
-[[maybe_unused]] static void look_up_bytes_plain(const std::uint16_t* state, std::size_t n, const std::uint8_t* table, std::uint8_t* out) {
-  for (std::size_t c = 0; c < n; ++c) out[c] = table[state[c]];
+[[maybe_unused]] static void look_up_floats(const std::uint16_t* state, std::size_t n, const float* table, float* out) {
+  look_up(state, n, table, out);
+}
+
+[[maybe_unused]] static void look_up_bytes_plain(const std::uint16_t* state, std::size_t n, int, const std::uint8_t* table,
+                                                 std::uint8_t* out) {
+  look_up(state, n, table, out);
 }
 
 }  // namespace tercile::TERCILE_TARGET

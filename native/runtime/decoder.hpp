@@ -11,7 +11,7 @@ class Decoder {
  public:
   Decoder(const PackedMatrix& matrix, std::size_t first, std::size_t last)
       : m_(matrix), w_(matrix.view()), trellis_(matrix.trellis()), k_(packed_kernels()), first_(first),
-        count_(last - first), codes_(runs_of(count_) * kRun), state_(trellis_ ? count_ : 0),
+        count_(last - first), codes_(runs_of(count_) * kRun), state_(trellis_ ? codes_.size() : 0),
         scales_((count_ + w_.wide - 1) / w_.wide + 1) {}
 
   void floats(std::size_t row, float* out) {
@@ -37,7 +37,7 @@ class Decoder {
     const std::size_t padded = runs_of(count_) * kRun;
     if (trellis_) {
       advance(row);
-      k_.look_up_bytes(state_.data(), count_, w_.whole, out);
+      k_.look_up_bytes(state_.data(), count_, trellis_->memory, w_.whole, out);
     } else {
       k_.codes(w_, row, first_, count_, out);
       if (w_.whole)

@@ -21,21 +21,21 @@ const BetweenKernels& chosen() {
 
 class EncoderBlock {
  public:
-  // matrices: query, key, value, output, up, down; their biases; gain and shift of the two norms.
-  EncoderBlock(std::vector<const PackedMatrix*> matrices, std::vector<Vector> biases, std::vector<Vector> norms,
-               std::size_t heads, float epsilon, bool rounded)
-      : biases_(biases), norms_(norms), heads_(heads), epsilon_(epsilon), rounded_(rounded) {
-    if (matrices.size() != 6 || biases.size() != 6 || norms.size() != 4)
-      throw std::invalid_argument("a block has six matrices, six biases and two norms");
+  // layers: query, key, value, output, up, down; their biases; gain and shift of the two norms.
+  EncoderBlock(std::vector<const PackedLayer*> layers, std::vector<Vector> biases, std::vector<Vector> norms,
+               std::size_t heads, float epsilon)
+      : biases_(biases), norms_(norms), heads_(heads), epsilon_(epsilon) {
+    if (layers.size() != 6 || biases.size() != 6 || norms.size() != 4)
+      throw std::invalid_argument("a block has six layers, six biases and two norms");
     for (std::size_t i = 0; i < 6; ++i) {
-      if (biases[i].shape(0) != matrices[i]->rows()) throw std::invalid_argument("a bias must have one value a row");
-      layers_.push_back({matrices[i], biases[i].data()});
+      if (biases[i].shape(0) != layers[i]->rows()) throw std::invalid_argument("a bias must have one value a row");
+      layers_.push_back({layers[i], biases[i].data()});
     }
-    width_ = matrices[3]->rows(), inner_ = matrices[4]->rows(), mixed_ = matrices[3]->columns();
+    width_ = layers[3]->rows(), inner_ = layers[4]->rows(), mixed_ = layers[3]->columns();
     for (std::size_t i = 0; i < 3; ++i)
-      if (matrices[i]->columns() != width_ || matrices[i]->rows() != mixed_)
+      if (layers[i]->columns() != width_ || layers[i]->rows() != mixed_)
         throw std::invalid_argument("query, key and value must have the shape of the output turned round");
-    if (matrices[4]->columns() != width_ || matrices[5]->columns() != inner_ || matrices[5]->rows() != width_)
+    if (layers[4]->columns() != width_ || layers[5]->columns() != inner_ || layers[5]->rows() != width_)
       throw std::invalid_argument("up and down must fit each other");
     for (const Vector& norm : norms)
       if (norm.shape(0) != width_) throw std::invalid_argument("a norm must have one value a channel");
@@ -52,16 +52,16 @@ class EncoderBlock {
       throw std::invalid_argument("mask must be (sequences, length, length)");
     const BetweenKernels& k = between_kernels();
     Buffer three(m * 3 * mixed_), mixed(m * mixed_), sum(m * width_), middle(m * width_), inner(m * inner_);
-    const Shared read(x.data(), m, width_, rounded_);
-    for (std::size_t i = 0; i < 3; ++i) read.multiply(layers_[i], three.data() + i * mixed_, 3 * mixed_);
+    const Activations read(x.data(), m, width_);
+    for (std::size_t i = 0; i < 3; ++i) layers_[i].multiply(read, three.data() + i * mixed_, 3 * mixed_);
     attend(three, m, length, mask ? mask->data() : nullptr, mixed);
-    Shared(mixed.data(), m, mixed_, rounded_).multiply(layers_[3], sum.data(), width_);
+    layers_[3].multiply(Activations(mixed.data(), m, mixed_), sum.data(), width_);
     norm(k, sum.data(), x.data(), m, 0, middle.data());
-    Shared(middle.data(), m, width_, rounded_).multiply(layers_[4], inner.data(), inner_);
+    layers_[4].multiply(Activations(middle.data(), m, width_), inner.data(), inner_);
     in_pieces(m, inner_, [&](std::size_t first, std::size_t last) {
       k.gelu(inner.data() + first * inner_, (last - first) * inner_);
     });
-    Shared(inner.data(), m, inner_, rounded_).multiply(layers_[5], sum.data(), width_);
+    layers_[5].multiply(Activations(inner.data(), m, inner_), sum.data(), width_);
     norm(k, sum.data(), middle.data(), m, 2, out.data());
   }
 
@@ -92,11 +92,10 @@ class EncoderBlock {
     });
   }
 
-  std::vector<Layer> layers_;
+  std::vector<Biased> layers_;
   std::vector<Vector> biases_, norms_;
   std::size_t heads_, width_, inner_, mixed_;
   float epsilon_;
-  bool rounded_;
 };
 
 }  // namespace
@@ -109,8 +108,8 @@ const BetweenKernels& between_kernels() {
 void bind_encoder(nb::module_& module) {
   using namespace nb::literals;
   nb::class_<EncoderBlock>(module, "EncoderBlock")
-      .def(nb::init<std::vector<const PackedMatrix*>, std::vector<Vector>, std::vector<Vector>, std::size_t, float, bool>(),
-           "matrices"_a, "biases"_a, "norms"_a, "heads"_a, "epsilon"_a, "rounded"_a, nb::keep_alive<1, 2>())
+      .def(nb::init<std::vector<const PackedLayer*>, std::vector<Vector>, std::vector<Vector>, std::size_t, float>(),
+           "layers"_a, "biases"_a, "norms"_a, "heads"_a, "epsilon"_a, nb::keep_alive<1, 2>())
       .def("run", &EncoderBlock::run, "x"_a, "length"_a, "mask"_a.none(), "out"_a.noconvert(),
            nb::call_guard<nb::gil_scoped_release>());
 }

@@ -12,21 +12,21 @@ using Buffer = std::vector<float>;
 
 class LlamaBlock {
  public:
-  // matrices: query, key, value, output, gate, up, down; biases of each, empty where there is none; gains of two norms.
-  LlamaBlock(std::vector<const PackedMatrix*> matrices, std::vector<Vector> biases, std::vector<Vector> norms,
-             std::size_t width_of_head, float epsilon, bool rounded)
-      : biases_(biases), norms_(norms), wide_(width_of_head), epsilon_(epsilon), rounded_(rounded) {
-    if (matrices.size() != 7 || biases.size() != 7 || norms.size() != 2)
-      throw std::invalid_argument("a block has seven matrices, seven biases and two norms");
+  // layers: query, key, value, output, gate, up, down; biases of each, empty where there is none; gains of two norms.
+  LlamaBlock(std::vector<const PackedLayer*> layers, std::vector<Vector> biases, std::vector<Vector> norms,
+             std::size_t width_of_head, float epsilon)
+      : biases_(biases), norms_(norms), wide_(width_of_head), epsilon_(epsilon) {
+    if (layers.size() != 7 || biases.size() != 7 || norms.size() != 2)
+      throw std::invalid_argument("a block has seven layers, seven biases and two norms");
     for (std::size_t i = 0; i < 7; ++i) {
       const std::size_t size = biases[i].shape(0);
-      if (size && size != matrices[i]->rows()) throw std::invalid_argument("a bias must have one value a row");
-      layers_.push_back({matrices[i], size ? biases[i].data() : nullptr});
+      if (size && size != layers[i]->rows()) throw std::invalid_argument("a bias must have one value a row");
+      layers_.push_back({layers[i], size ? biases[i].data() : nullptr});
     }
-    width_ = matrices[3]->rows(), mixed_ = matrices[3]->columns(), kept_ = matrices[1]->rows(), inner_ = matrices[4]->rows();
+    width_ = layers[3]->rows(), mixed_ = layers[3]->columns(), kept_ = layers[1]->rows(), inner_ = layers[4]->rows();
     const auto is = [&](std::size_t i, std::size_t rows, std::size_t columns) {
-      if (matrices[i]->rows() != rows || matrices[i]->columns() != columns)
-        throw std::invalid_argument("matrices do not fit each other");
+      if (layers[i]->rows() != rows || layers[i]->columns() != columns)
+        throw std::invalid_argument("layers do not fit each other");
     };
     is(0, mixed_, width_), is(1, kept_, width_), is(2, kept_, width_);
     is(4, inner_, width_), is(5, inner_, width_), is(6, width_, inner_);
@@ -48,10 +48,10 @@ class LlamaBlock {
     Buffer normal(m * width_), query(m * mixed_), key(m * kept_), value(m * kept_), mixed(m * mixed_);
     k.rms_norm(x.data(), m, width_, norms_[0].data(), epsilon_, normal.data());
     {
-      const Shared read(normal.data(), m, width_, rounded_);
-      read.multiply(layers_[0], query.data(), mixed_);
-      read.multiply(layers_[1], key.data(), kept_);
-      read.multiply(layers_[2], value.data(), kept_);
+      const Activations read(normal.data(), m, width_);
+      layers_[0].multiply(read, query.data(), mixed_);
+      layers_[1].multiply(read, key.data(), kept_);
+      layers_[2].multiply(read, value.data(), kept_);
     }
     for (std::size_t t = 0; t < m; ++t) {
       k.turn(query.data() + t * mixed_, mixed_ / wide_, wide_, cosine.data() + t * half, sine.data() + t * half);
@@ -59,18 +59,18 @@ class LlamaBlock {
     }
     keep(key, value, m);
     attend(query, m, mixed);
-    Shared(mixed.data(), m, mixed_, rounded_).multiply(layers_[3], x.data(), width_, true);
+    layers_[3].multiply(Activations(mixed.data(), m, mixed_), x.data(), width_, true);
     k.rms_norm(x.data(), m, width_, norms_[1].data(), epsilon_, normal.data());
     Buffer gate(m * inner_), up(m * inner_);
     {
-      const Shared read(normal.data(), m, width_, rounded_);
-      read.multiply(layers_[4], gate.data(), inner_);
-      read.multiply(layers_[5], up.data(), inner_);
+      const Activations read(normal.data(), m, width_);
+      layers_[4].multiply(read, gate.data(), inner_);
+      layers_[5].multiply(read, up.data(), inner_);
     }
     in_pieces(m, inner_, [&](std::size_t first, std::size_t last) {
       k.gate(gate.data() + first * inner_, up.data() + first * inner_, (last - first) * inner_);
     });
-    Shared(gate.data(), m, inner_, rounded_).multiply(layers_[6], x.data(), width_, true);
+    layers_[6].multiply(Activations(gate.data(), m, inner_), x.data(), width_, true);
   }
 
  private:
@@ -106,11 +106,10 @@ class LlamaBlock {
     });
   }
 
-  std::vector<Layer> layers_;
+  std::vector<Biased> layers_;
   std::vector<Vector> biases_, norms_;
   std::size_t wide_, width_, mixed_, kept_, inner_;
   float epsilon_;
-  bool rounded_;
   Buffer keys_, values_;
   std::size_t room_ = 0, length_ = 0;
 };
@@ -120,8 +119,8 @@ class LlamaBlock {
 void bind_llama_block(nb::module_& module) {
   using namespace nb::literals;
   nb::class_<LlamaBlock>(module, "LlamaBlock")
-      .def(nb::init<std::vector<const PackedMatrix*>, std::vector<Vector>, std::vector<Vector>, std::size_t, float, bool>(),
-           "matrices"_a, "biases"_a, "norms"_a, "head_width"_a, "epsilon"_a, "rounded"_a, nb::keep_alive<1, 2>())
+      .def(nb::init<std::vector<const PackedLayer*>, std::vector<Vector>, std::vector<Vector>, std::size_t, float>(),
+           "layers"_a, "biases"_a, "norms"_a, "head_width"_a, "epsilon"_a, nb::keep_alive<1, 2>())
       .def_prop_ro("length", &LlamaBlock::length, "Tokens read so far.")
       .def("run", &LlamaBlock::run, "x"_a.noconvert(), "cosine"_a, "sine"_a, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -65,7 +65,7 @@ PackedMatrix::PackedMatrix(Array<const std::uint32_t, 2> words, std::size_t rows
   w_.whole = whole ? whole->data() : nullptr;
   const std::size_t states = memory ? std::size_t{1} << memory : 256;
   if (memory < 0 || memory > 16 || table.shape(0) != states) throw std::invalid_argument("table has the wrong length");
-  if (whole && whole->shape(0) != states + (memory ? 3 : 0)) throw std::invalid_argument("whole has the wrong length");
+  if (whole && whole->shape(0) != states) throw std::invalid_argument("whole has the wrong length");
   if (memory) {
     if (!whole || !row_bits || row_bits->shape(0) != rows || height < 1)
       throw std::invalid_argument("a trellis needs row_bits, height and whole");

@@ -122,12 +122,14 @@ struct PackedKernels {
   // Exclusive or of all words; bytes is a multiple of 256.
   std::int32_t (*read_words)(const std::uint8_t* from, std::size_t bytes);
 
-  // One row of a trellis: state[c] = (state[c] << bits | code c) & mask, codes from bit `at` of the words on.
+  // One row of a trellis: state[c] = (state[c] << bits | code c) & mask, codes from bit `at` of the words on. States are
+  // there up to a whole run.
   void (*shift_in)(const std::uint8_t* words, std::size_t bytes, std::size_t at, int bits, std::size_t columns,
                    std::uint16_t mask, std::uint16_t* state);
   void (*look_up_floats)(const std::uint16_t* state, std::size_t n, const float* table, float* out);
-  // table has three bytes of padding.
-  void (*look_up_bytes)(const std::uint16_t* state, std::size_t n, const std::uint8_t* table, std::uint8_t* out);
+  // table has 2^memory bytes.
+  void (*look_up_bytes)(const std::uint16_t* state, std::size_t n, int memory, const std::uint8_t* table,
+                        std::uint8_t* out);
 };
 
 extern const PackedKernels packed_kernels_plain;

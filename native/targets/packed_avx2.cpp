@@ -8,6 +8,6 @@ const PackedKernels packed_kernels_avx2 = {
     "avx2",          false,        codes_avx2,  values_avx2,  scales_plain,   arrange_plain,
     arrange_bytes_plain, dot_floats_plain, dot_wholes_avx2, dot_lanes, sum_bytes, round_row,
     affine,          kPanelRows,   panel_floats, multiply_floats, nullptr,    nullptr,
-    nullptr,         nullptr,      finish,      read_words,      shift_in_plain, look_up_floats_plain, look_up_bytes_plain};
+    nullptr,         nullptr,      finish,      read_words,      shift_in_plain, look_up_floats, look_up_bytes_plain};
 const BetweenKernels between_kernels_avx2 = {layer_norm, rms_norm, gelu, gate, turn, attend};
 }  // namespace tercile

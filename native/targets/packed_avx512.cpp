@@ -11,6 +11,7 @@ const PackedKernels packed_kernels_avx512 = {
     "avx512",        true,         codes_avx512, values_avx512, scales_avx512, arrange_avx512,
     arrange_bytes_avx512, dot_floats_avx512, dot_wholes_avx512, dot_lanes, sum_bytes_avx512, round_row,
     affine,          kPanelRows,   panel_floats_avx512, multiply_floats, panel_bytes_avx512, panel_words_avx512,
-    tile_bytes_avx512, multiply_bytes_avx512, finish,      read_words, shift_in_avx512, look_up_floats_plain, look_up_bytes_plain};
+    tile_bytes_avx512, multiply_bytes_avx512, finish,      read_words, shift_in_avx512, look_up_floats,
+    look_up_bytes_avx512};
 const BetweenKernels between_kernels_avx512 = {layer_norm, rms_norm, gelu, gate, turn, attend};
 }  // namespace tercile

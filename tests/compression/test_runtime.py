@@ -15,8 +15,8 @@ from tercile import api, zoo
 from tercile.cli import app
 from tercile.compression.generating import generate
 from tercile.compression.llama_blocks import BlockReader
-from tercile.compression.llama_reader import ModuleReader, is_packed_llama, reader_of
 from tercile.compression.package import load_package
+from tercile.compression.reader import ModuleReader, reader_of
 from tercile.compression.runtime import open_runtime
 from tercile.compression.source import open_source
 
@@ -99,12 +99,11 @@ def test_text_is_what_transformers_writes_with_the_decoded_weights(llama) -> Non
 
 def test_the_reader_of_packed_llamas_gives_the_logits_of_the_module(llama) -> None:
     runtime, decoded = open_runtime(llama), load_package(llama)
-    assert is_packed_llama(runtime.module) and not is_packed_llama(decoded.module)
     ids = decoded.prepare([" ".join(TEXTS * 4)])["input_ids"][0].tolist()
     with torch.no_grad():
         wanted = decoded.module(input_ids=torch.tensor([ids])).logits[0].numpy()
     reader, plain, at = reader_of(runtime.module), reader_of(decoded.module), 0
-    assert isinstance(plain, ModuleReader)
+    assert isinstance(reader, BlockReader) and isinstance(plain, ModuleReader)
     for size in (5, 1, 1, 30, 1, 2):  # in parts of every kind, beyond the first room for keys
         part, at = ids[at : at + size], at + size
         for found in (reader.read(part), plain.read(part)):
@@ -113,8 +112,8 @@ def test_the_reader_of_packed_llamas_gives_the_logits_of_the_module(llama) -> No
 
 @pytest.mark.parametrize("activations", ["float", "int8"])
 def test_compiled_blocks_read_as_the_module_does(tmp_path, activations) -> None:
-    spellings = ("int4-g32", "int8-channel", "int5-g32-asym-k6", "int2-g64")
-    small = pack(open_source(zoo.find("debian-llama").source), tmp_path / "small", lambda n, _: spellings[n % 4])
+    spellings = ("int4-g32", "int8-channel", "int5-g32-asym-k6", "int2-g64", "trellis3-channel-rot")
+    small = pack(open_source(zoo.find("debian-llama").source), tmp_path / "small", lambda n, _: spellings[n % 5])
     runtime = open_runtime(small, activations=activations)
     ids = runtime.source.prepare([" ".join(TEXTS * 4)])["input_ids"][0].tolist()
     with torch.no_grad():

@@ -18,6 +18,7 @@ import hashlib, itertools
 import numpy as np
 from tercile import _native
 from tercile.quantization import Scheme, grids, ranges
+from tercile.quantization.hadamard import rotate, rotate_back
 from tercile.quantization.solvers import coordinate_descent, gptq, round_to_nearest
 from tercile.quantization.statistics import Statistics
 
@@ -47,6 +48,9 @@ for spelling in ["int4-g7-asym", "int3-t3x5", "nf4-g16-bf16", "ternary-channel",
         for weight in (np.empty((0, 0), np.float32), rng.exponential(size=x.shape).astype(np.float32)):
             _native.range_errors(x, weight, scale, offset, scheme.grid.native, errors)
             seen.update(errors.tobytes())
+for columns in [1, 5, 8, 12, 24, 48, 70, 96, 128, 1000, 1536]:
+    x = rng.normal(size=(3, columns)).astype(np.float32)
+    seen.update(rotate(x).tobytes() + rotate_back(x).tobytes())
 print(_native.kernels(), seen.hexdigest())
 """
 

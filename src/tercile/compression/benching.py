@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tercile.compression.batches import Batch, cut
-from tercile.compression.llama_reader import reader_of
+from tercile.compression.reader import reader_of
 from tercile.compression.source import Source
 from tercile.compression.tasks import guess_task, outputs_of
 from tercile.filters.data import Example

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tercile.compression.llama_reader import reader_of
+from tercile.compression.reader import reader_of
 from tercile.compression.runtime import Runtime
 from tercile.compression.source import read_tokenizer
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from tercile import _native
-from tercile.quantization.runtime.encoder import floats, is_plain, part
+from tercile.quantization.runtime.encoder import floats, part, runs_in_block
+from tercile.quantization.runtime.modules import PackedEmbedding, PackedLinear
 
 _LINEARS = (
     "self_attn.q_proj",
@@ -55,22 +57,26 @@ class BlockReader:
         return logits if self._head.bias is None else logits + floats(self._head.bias)
 
 
-def runs_in_blocks(module: Any) -> bool:
-    """Whether compiled blocks can run a packed model of the Llama family: each of its layers is a product alone."""
-    linears = [part(layer, name) for layer in module.model.layers for name in _LINEARS]
-    width = module.model.layers[0].self_attn.head_dim
-    alike = len({linear.matrix.activations for linear in linears}) == 1
-    return alike and width % 16 == 0 and all(is_plain(linear) for linear in linears)
+def runs_in_blocks(module: nn.Module) -> bool:
+    """Whether compiled blocks give the answers of a module: a packed Llama with none of the family's rarer options."""
+    config: Any = getattr(module, "config", None)
+    if type(module).__name__ != "LlamaForCausalLM" or config.hidden_act != "silu":
+        return False
+    positions = getattr(config, "rope_parameters", None) or {}
+    model: Any = module.model
+    linears = [part(layer, name) for layer in model.layers for name in _LINEARS]
+    packed = isinstance(model.embed_tokens, PackedEmbedding) and isinstance(module.lm_head, PackedLinear)
+    fits = packed and model.layers[0].self_attn.head_dim % 16 == 0 and all(runs_in_block(layer) for layer in linears)
+    return fits and positions.get("rope_type", "default") == "default"
 
 
 def _block(layer: Any, epsilon: float) -> _native.LlamaBlock:
     linears = [part(layer, name) for name in _LINEARS]
     nothing = np.empty(0, np.float32)
     return _native.LlamaBlock(
-        tuple(linear.matrix.layout.native for linear in linears),
+        tuple(linear.matrix.native for linear in linears),
         [nothing if linear.bias is None else floats(linear.bias) for linear in linears],
         [floats(layer.input_layernorm.weight), floats(layer.post_attention_layernorm.weight)],
         layer.self_attn.head_dim,
         epsilon,
-        linears[0].matrix.activations == "int8",
     )

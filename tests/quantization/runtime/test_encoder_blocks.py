@@ -8,6 +8,8 @@ import torch
 from transformers import BertConfig, BertModel
 
 from tercile.quantization import Scheme
+from tercile.quantization.low_rank import compensate
+from tercile.quantization.runtime import PackedMatrix
 from tercile.quantization.runtime.encoder import join_encoder_blocks
 from tercile.quantization.runtime.modules import use_packed
 from tercile.quantization.solvers import round_to_nearest
@@ -37,7 +39,7 @@ def inputs(count: int, length: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("spelling", ["int8-channel", "int4-g32", "int3-g32-asym"])
+@pytest.mark.parametrize("spelling", ["int8-channel", "int4-g32", "int3-g32-asym", "trellis2.5-channel-rot"])
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (1, 7), (3, 16), (2, 37)])
 @torch.inference_mode()
 def test_a_joined_block_gives_the_answers_of_its_layers(spelling: str, count: int, length: int) -> None:
@@ -46,6 +48,22 @@ def test_a_joined_block_gives_the_answers_of_its_layers(spelling: str, count: in
     assert join_encoder_blocks(model) == 2
     seen = given["attention_mask"].bool()
     torch.testing.assert_close(model(**given)[0][seen], apart[seen], atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_joined_block_calls_layers_of_every_kind() -> None:
+    model, given = small_bert(), inputs(2, 9)
+    attention, up = model.encoder.layer[0].attention, model.encoder.layer[1].intermediate.dense
+    for layer in (attention.self.key, attention.output.dense, up):
+        weight = layer.matrix.stored.dequantize()
+        turned = round_to_nearest(weight, None, Scheme.parse("trellis2-channel-rot"))
+        layer.matrix = PackedMatrix.from_qtensor(turned, branch=compensate(weight, turned, 3))
+    fixed = model.encoder.layer[1].output.dense
+    fixed.matrix = PackedMatrix.from_qtensor(fixed.matrix.stored, "int8", activation_scale=0.02)
+    apart = model(**given)[0]
+    assert join_encoder_blocks(model) == 2
+    seen = given["attention_mask"].bool()
+    torch.testing.assert_close(model(**given)[0][seen], apart[seen], atol=2e-3, rtol=2e-3)  # halves fall to either side
 
 
 @torch.inference_mode()

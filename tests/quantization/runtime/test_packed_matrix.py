@@ -95,9 +95,10 @@ def test_grids_between_whole_numbers_lose_little_more_than_the_activations(spell
     assert np.linalg.norm(error) < 0.02 * np.linalg.norm(want)
 
 
-def test_a_branch_is_added_to_the_product_and_to_rows() -> None:
+@pytest.mark.parametrize("spelling", ["int2-channel", "int3-channel-rot", "trellis2-channel-rot-mix"])
+def test_a_branch_is_added_to_the_product_and_to_rows(spelling: str) -> None:
     weight = np.random.default_rng(0).normal(size=(40, 70)).astype(np.float32)
-    q = round_to_nearest(weight, None, Scheme.parse("int2-channel"))
+    q = round_to_nearest(weight, None, Scheme.parse(spelling))
     branch = compensate(weight, q, 5)
     packed = PackedMatrix.from_qtensor(q, branch=branch)
     whole = q.dequantize() + branch.dequantize()

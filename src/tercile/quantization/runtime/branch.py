@@ -15,7 +15,7 @@ from tercile.quantization.scheme import Scheme
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """left @ right, ready to be added to a product.
+    """left @ right, ready to be added to a product; `_native.PackedLayer` adds it.
 
     Attributes
     ----------
@@ -36,8 +36,8 @@ class Branch:
     scale: np.ndarray
 
     @classmethod
-    def beside(cls, stored: LowRank, matrix: tuple[int, int]) -> Branch:
-        """The branch beside a matrix (outputs, inputs).
+    def beside(cls, stored: LowRank, matrix: tuple[int, int], places: np.ndarray | None = None) -> Branch:
+        """The branch beside a matrix (outputs, inputs), with output i in row places[i] if they are given.
 
         Raises
         ------
@@ -52,6 +52,8 @@ class Branch:
         if ranges.scale.shape[1] != 1 or scheme.asymmetric or scheme.turned or stored.right.scheme.turned:
             raise ValueError(f"the left factor is {scheme.spelling!r}; a branch runs with schemes such as int8-channel")
         codes = np.ascontiguousarray(stored.left.codes.T)
+        if places is not None:
+            codes[places] = codes.copy()
         bare = Scheme.parse(f"{scheme.scalar_grid.spelling}-tensor-f32")
         one = bare.ranges(np.ones((1, 1), dtype=np.float32))
         turned = QTensor(bare, codes.shape, pack(codes, bare.grid), one.arrays)
@@ -62,13 +64,6 @@ class Branch:
     def nbytes(self) -> int:
         """Bytes held, the turned codes included."""
         return self.stored.nbytes + self.stored.left.nbytes + self.right.extra_bytes + self.left.extra_bytes
-
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Adds left @ (right @ x) of each row of x to y."""
-        between = np.empty((len(x), len(self.scale)), dtype=np.float32)
-        self.right.native.multiply(x, False, between)
-        between *= self.scale
-        self.left.native.multiply(between, True, y)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Rows of the product left @ right."""

@@ -45,12 +45,9 @@ def join_encoder_blocks(module: nn.Module) -> int:
     return joined
 
 
-def is_plain(layer: Any) -> bool:
-    """Whether a packed layer is a product alone: nothing turned before it, nothing added beside it, no fixed step."""
-    if not isinstance(layer, PackedLinear):
-        return False
-    matrix = layer.matrix
-    return matrix.branch is None and matrix.activation_scale is None and not matrix.stored.scheme.turned
+def runs_in_block(layer: Any) -> bool:
+    """Whether a compiled block can call a layer: it is packed, and its rows are stored in their order."""
+    return isinstance(layer, PackedLinear) and not layer.matrix.stored.scheme.mixed
 
 
 def _fits(layer: nn.Module) -> bool:
@@ -58,14 +55,13 @@ def _fits(layer: nn.Module) -> bool:
     if any(found is None for found in parts):
         return False
     linears, norms, attention = parts[:6], parts[6:], part(layer, "attention.self")
-    plain = all(is_plain(linear) and linear.bias is not None for linear in linears)
-    if not plain or not all(type(norm) is nn.LayerNorm and norm.elementwise_affine for norm in norms):
+    packed = all(runs_in_block(linear) and linear.bias is not None for linear in linears)
+    if not packed or not all(type(norm) is nn.LayerNorm and norm.elementwise_affine for norm in norms):
         return False
     act = getattr(part(layer, "intermediate"), "intermediate_act_fn", None)
     heads, width = getattr(attention, "num_attention_heads", 0), getattr(attention, "attention_head_size", 0)
     simple = type(act).__name__ == "GELUActivation" and not getattr(layer, "is_decoder", False)
-    alike = len({linear.matrix.activations for linear in linears}) == 1 and norms[0].eps == norms[1].eps
-    return simple and alike and width % 16 == 0 and heads * width == linears[0].out_features
+    return simple and norms[0].eps == norms[1].eps and width % 16 == 0 and heads * width == linears[0].out_features
 
 
 class _Joined:
@@ -94,12 +90,11 @@ class _Joined:
         if len(self._matrices) != 6 or any(a is not b for a, b in zip(matrices, self._matrices, strict=True)):
             norms = [part(self._layer, name) for name in _NORMS]
             self._block = _native.EncoderBlock(
-                tuple(matrix.layout.native for matrix in matrices),
+                tuple(matrix.native for matrix in matrices),
                 [floats(linear.bias) for linear in linears],
                 [floats(tensor) for norm in norms for tensor in (norm.weight, norm.bias)],
                 self._layer.attention.self.num_attention_heads,
                 norms[0].eps,
-                matrices[0].activations == "int8",
             )
             self._matrices = matrices
         return self._block

@@ -130,10 +130,10 @@ def _of_codes(grid: Grid) -> Values:
 
 @functools.lru_cache(maxsize=8)
 def _of_states(memory: int) -> Values:
-    """Of the states of a trellis; three more bytes may be read behind the last."""
+    """Of the states of a trellis."""
     table = state_values(memory)
     unit = float(np.abs(table).max()) / 127
-    whole = np.concatenate([np.round(table / unit) + 128, [128] * 3]).astype(np.uint8)
+    whole = (np.round(table / unit) + 128).astype(np.uint8)
     return Values(table, whole, 128, unit)
 
 

@@ -8,9 +8,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tercile import _native
 from tercile.quantization.basis import row_place
 from tercile.quantization.blocks import as_matrix
-from tercile.quantization.hadamard import rotate, rotate_back
+from tercile.quantization.hadamard import factor, rotate_back, signs
 from tercile.quantization.low_rank import LowRank
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.runtime.branch import Branch
@@ -46,6 +47,7 @@ class PackedMatrix:
     activation_scale: float | None
     layout: Layout
     branch: Branch | None
+    native: _native.PackedLayer
 
     @classmethod
     def from_qtensor(
@@ -93,8 +95,20 @@ class PackedMatrix:
                 raise ValueError(f"activation_scale must be a number above 0, got {activation_scale!r}")
         if 0 in as_matrix(q.shape):
             raise ValueError(f"a tensor of shape {q.shape} is empty; there is nothing to multiply with")
-        beside = None if branch is None else Branch.beside(branch, as_matrix(q.shape))
-        return cls(q, activations, activation_scale, layout_of(q), beside)
+        (rows, columns), layout = as_matrix(q.shape), layout_of(q)
+        places = row_place(rows) if q.scheme.mixed else None
+        beside = None if branch is None else Branch.beside(branch, (rows, columns), places)
+        native = _native.PackedLayer(
+            layout.native,
+            signs(columns) if q.scheme.rotated else None,
+            factor(columns) if q.scheme.rotated else None,
+            activations == "int8",
+            activation_scale or 0.0,
+            beside.right.native if beside else None,
+            beside.scale if beside else None,
+            beside.left.native if beside else None,
+        )
+        return cls(q, activations, activation_scale, layout, beside, native)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -121,7 +135,7 @@ class PackedMatrix:
         Raises
         ------
         ValueError
-            If x has another number of columns or dimensions, or the matrix is stored rotated and x is not finite.
+            If x has another number of columns or dimensions.
 
         Notes
         -----
@@ -134,15 +148,9 @@ class PackedMatrix:
         if x.ndim != 2 or x.shape[1] != columns:
             raise ValueError(f"x must be (m, {columns}) for a matrix {self.shape}, got shape {x.shape}")
         y = np.empty((len(x), rows), dtype=np.float32)
-        turned = rotate(x) if self.stored.scheme.rotated else x
-        if self.activations == "int8":
-            self.layout.native.multiply_rounded(turned, self.activation_scale or 0.0, y)
-        else:
-            self.layout.native.multiply(turned, False, y)
+        self.native.multiply(x, y)
         if self.stored.scheme.mixed:
             y = np.ascontiguousarray(y[:, row_place(rows)])
-        if self.branch is not None:
-            self.branch.add(x, y)
         return y
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
@@ -182,4 +190,4 @@ class PackedMatrix:
         self.layout.native.rows(np.ascontiguousarray(places, dtype=np.int64), out)
         if self.stored.scheme.rotated and len(ids):
             out = rotate_back(out)
-        return out if self.branch is None else out + self.branch.rows(ids)
+        return out if self.branch is None else out + self.branch.rows(places)

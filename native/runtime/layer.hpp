@@ -1,0 +1,66 @@
+// A stored matrix as a layer multiplies by it: what it reads may be turned before it and rounded, and a thin branch may
+// stand beside it.
+#pragma once
+#include <optional>
+#include <vector>
+
+#include "../hadamard.hpp"
+#include "matrix.hpp"
+
+namespace tercile {
+
+// Signs of columns, and what mixes them afterwards. It follows from the number of columns alone.
+struct Rotation {
+  Array<const float, 1> signs;
+  Array<const float, 2> across;
+
+  Rotation(Array<const float, 1> signs, Array<const float, 2> across, std::size_t columns)
+      : signs(signs), across(across), hadamard_(across.data(), across.shape(0), columns) {
+    if (signs.shape(0) != columns || across.shape(0) != across.shape(1))
+      throw std::invalid_argument("a rotation must have a sign a column, and a square matrix across");
+  }
+
+  std::vector<float> turn(const float* x, std::size_t m) const;
+
+ private:
+  Hadamard hadamard_;
+};
+
+// Activations that several layers read, turned and rounded once for all of them, when first asked for; of one caller.
+class Activations {
+ public:
+  Activations(const float* x, std::size_t m, std::size_t columns) : m(m), columns(columns), x_(x) {}
+
+  const std::size_t m, columns;
+
+  const float* floats(const Rotation* rotation) const;
+  const Rounded& rounded(const Rotation* rotation) const;
+
+ private:
+  const float* x_;
+  mutable std::vector<float> turned_;
+  mutable std::optional<Rounded> rounded_[2];  // as they are, turned
+};
+
+class PackedLayer {
+ public:
+  // step: of all activations, where they are rounded by a fixed one, else 0. A branch adds left * scale * right of what
+  // is read, as it is.
+  PackedLayer(const PackedMatrix* matrix, std::optional<Array<const float, 1>> signs,
+              std::optional<Array<const float, 2>> across, bool rounded, float step, const PackedMatrix* right,
+              std::optional<Array<const float, 1>> scale, const PackedMatrix* left);
+
+  std::size_t rows() const { return matrix_->rows(); }
+  std::size_t columns() const { return matrix_->columns(); }
+
+  void multiply(const Activations& x, const Output& to) const;
+
+ private:
+  const PackedMatrix *matrix_, *right_, *left_;
+  std::optional<Rotation> rotation_;
+  std::optional<Array<const float, 1>> scale_;
+  bool rounded_;
+  float step_;
+};
+
+}  // namespace tercile
