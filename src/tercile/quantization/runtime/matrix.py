@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -47,7 +48,6 @@ class PackedMatrix:
     activation_scale: float | None
     layout: Layout
     branch: Branch | None
-    native: _native.PackedLayer
 
     @classmethod
     def from_qtensor(
@@ -95,20 +95,25 @@ class PackedMatrix:
                 raise ValueError(f"activation_scale must be a number above 0, got {activation_scale!r}")
         if 0 in as_matrix(q.shape):
             raise ValueError(f"a tensor of shape {q.shape} is empty; there is nothing to multiply with")
-        (rows, columns), layout = as_matrix(q.shape), layout_of(q)
+        rows, columns = as_matrix(q.shape)
         places = row_place(rows) if q.scheme.mixed else None
         beside = None if branch is None else Branch.beside(branch, (rows, columns), places)
-        native = _native.PackedLayer(
-            layout.native,
-            signs(columns) if q.scheme.rotated else None,
-            factor(columns) if q.scheme.rotated else None,
-            activations == "int8",
-            activation_scale or 0.0,
-            beside.right.native if beside else None,
-            beside.scale if beside else None,
-            beside.left.native if beside else None,
+        return cls(q, activations, activation_scale, layout_of(q), beside)
+
+    @functools.cached_property
+    def native(self) -> _native.PackedLayer:
+        """The matrix as compiled code multiplies by it, with all that belongs to it; its rows lie as they are stored."""
+        columns, rotated, branch = self.shape[1], self.stored.scheme.rotated, self.branch
+        return _native.PackedLayer(
+            self.layout.native,
+            signs(columns) if rotated else None,
+            factor(columns) if rotated else None,
+            self.activations == "int8",
+            self.activation_scale or 0.0,
+            branch.right.native if branch else None,
+            branch.scale if branch else None,
+            branch.left.native if branch else None,
         )
-        return cls(q, activations, activation_scale, layout, beside, native)
 
     @property
     def shape(self) -> tuple[int, int]:
