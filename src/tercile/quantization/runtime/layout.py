@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from tercile import _native
 from tercile.quantization.blocks import as_matrix
 from tercile.quantization.grids import ColumnGrid, Grid, Trellis
 from tercile.quantization.grids.trellis import state_values
+from tercile.quantization.packing import pack
 from tercile.quantization.qtensor import QTensor
 from tercile.quantization.scales import Plain
 from tercile.quantization.scheme import Scheme
@@ -53,8 +54,16 @@ def why_no_kernel(scheme: Scheme) -> str | None:
     return None
 
 
-def layout_of(q: QTensor) -> Layout:
+def layout_of(q: QTensor, unfold: bool = False) -> Layout:
     """The kernels' view of a stored tensor.
+
+    Parameters
+    ----------
+    q
+        Of any scheme that a kernel computes with.
+    unfold
+        Whether the codes of a trellis become whole numbers of eight bits now, a byte a weight, rather than in every
+        product. Other codes stay as they are stored.
 
     Raises
     ------
@@ -63,6 +72,8 @@ def layout_of(q: QTensor) -> Layout:
     """
     if reason := why_no_kernel(q.scheme):
         raise ValueError(reason)
+    if unfold and isinstance(q.scheme.grid, Trellis):
+        return _unfolded(q, q.scheme.grid)
     (rows, columns), scheme = as_matrix(q.shape), q.scheme
     made: list[np.ndarray] = []
     row_bits, memory, height, bits = None, 0, 0, 0
@@ -111,6 +122,16 @@ def layout_of(q: QTensor) -> Layout:
         height,
     )
     return Layout(native, sum(array.nbytes for array in made) + native.nbytes)
+
+
+def _unfolded(q: QTensor, grid: Trellis) -> Layout:
+    """What products with rounded activations take the values of a trellis for, as whole numbers of eight bits."""
+    values, eight = _of_states(grid.memory), replace(Scheme.parse("int8-tensor-f32"), blocks=q.scheme.blocks)
+    codes = np.round(grid.decode(q.codes) / np.float32(values.unit)).astype(np.int16) + values.base
+    ranges = eight.ranges(q.ranges.scale * np.float32(values.unit))
+    made = QTensor(eight, codes.shape, pack(codes.astype(np.uint8), eight.scalar_grid), ranges.arrays)
+    layout = layout_of(made)
+    return Layout(layout.native, layout.extra_bytes + made.nbytes)
 
 
 @functools.lru_cache(maxsize=64)

@@ -44,7 +44,7 @@ class _Packed(nn.Module):
             name: state_dict.pop(name).numpy().view(old.dtype) for name, old in names.items() if name in state_dict
         }
         q = QTensor.from_arrays(f"{prefix}weight", stored.scheme, stored.shape, arrays)
-        self.matrix = PackedMatrix.from_qtensor(q, self.matrix.activations)
+        self.matrix = self.matrix.with_stored(q)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -162,7 +162,9 @@ class PackedConv2d(_Packed):
         return f"{shape}, {self.matrix.stored.scheme}, {self.matrix.activations}"
 
 
-def use_packed(module: nn.Module, weights: Mapping[str, QTensor], activations: Activations = "float") -> nn.Module:
+def use_packed(
+    module: nn.Module, weights: Mapping[str, QTensor], activations: Activations = "float", *, unfold: bool = False
+) -> nn.Module:
     """Replaces layers of a model, in place, by packed ones.
 
     Parameters
@@ -174,6 +176,8 @@ def use_packed(module: nn.Module, weights: Mapping[str, QTensor], activations: A
         share the packed one, whichever of them is named.
     activations
         How linear layers and convolutions treat what they read, see `PackedMatrix`.
+    unfold
+        Of ``int8``: as in `PackedMatrix.from_qtensor`, for weights that no embedding looks up.
 
     Returns
     -------
@@ -201,7 +205,8 @@ def use_packed(module: nn.Module, weights: Mapping[str, QTensor], activations: A
         if reason:
             refused.append(f"{name}: {reason}")
             continue
-        matrix = PackedMatrix.from_qtensor(q, activations)
+        looked_up = any(isinstance(layer, nn.Embedding) for layer in sharing)
+        matrix = PackedMatrix.from_qtensor(q, activations, unfold=unfold and not looked_up)
         planned += [(layer, partial(_replacement, layer, matrix)) for layer in sharing]
     if refused:
         raise ValueError(f"{len(refused)} of {len(weights)} weights have no packed layer: " + "; ".join(refused))
