@@ -48,7 +48,10 @@ def print_entry(console: Console, entry: ZooEntry) -> None:
         for name, told in _flat(key, value):
             table.add_row(name.replace("_", " "), Text(told))
     console.print(table)
-    console.print(Text(f"\nTry it: tercile compress {entry.name} --max-loss 0.02 --out small", style="dim"))
+    job = f"compress {entry.name} --max-loss 0.02 --out small"
+    if entry.task == "denoiser":
+        job = "papers run segquant --quick"  # the main job knows no loss of a denoiser
+    console.print(Text(f"\nTry it: tercile {job}", style="dim"))
 
 
 def _flat(key: str, value: Any) -> list[tuple[str, str]]:

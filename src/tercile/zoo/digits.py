@@ -28,8 +28,20 @@ def load_split() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.nd
     return (images[train], labels[train]), (images[rest], labels[rest])
 
 
-def distort(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Turn, scale, shear, shift and bend float images, (n, 1, 28, 28), each in its own way.
+def shrink(images: torch.Tensor) -> torch.Tensor:
+    """Float images in [0, 1], (n, 1, 28, 28), as a denoiser sees them: (n, 1, 16, 16) in [-1, 1]."""
+    framed = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    return torch.nn.functional.avg_pool2d(framed, 2) * 2 - 1
+
+
+def enlarge(images: torch.Tensor) -> torch.Tensor:
+    """Float images in [-1, 1], (n, 1, 16, 16), as a classifier sees them: (n, 1, 28, 28) in [0, 1], smoothed."""
+    wide = torch.nn.functional.interpolate(images, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return ((wide[..., 2:-2, 2:-2] + 1) / 2).clamp(0, 1)
+
+
+def distort(images: torch.Tensor, random: torch.Generator, strength: float = 1.0) -> torch.Tensor:
+    """Turn, scale, shear, shift and bend float images, (n, 1, 28, 28), each in its own way, as much as strength says.
 
     The bend is a field of random displacements smoothed by a Gaussian (Simard, Steinkraus and Platt 2003).
     """
@@ -44,6 +56,7 @@ def distort(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     matrix[:, 0, 0], matrix[:, 0, 1] = turn.cos() * across, (shear - turn.sin()) * across
     matrix[:, 1, 0], matrix[:, 1, 1] = turn.sin() * down, turn.cos() * down
     matrix[:, 0, 2], matrix[:, 1, 2] = between(-0.15, 0.15), between(-0.15, 0.15)
+    matrix = torch.eye(2, 3) + strength * (matrix - torch.eye(2, 3))
     grid = torch.nn.functional.affine_grid(matrix, [n, 1, height, width], align_corners=False)
 
     reach = torch.arange(-8, 9)
@@ -54,6 +67,6 @@ def distort(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     field = torch.nn.functional.conv2d(field, along, padding=(0, 8), groups=2)
     field = torch.nn.functional.conv2d(field, across_it, padding=(8, 0), groups=2)
     # 34 pixels of raw displacement shrink to about one once smoothed; two units span the picture.
-    strength = between(0, 34) * 2 / width
-    grid = grid + field.permute(0, 2, 3, 1) * strength.view(n, 1, 1, 1)
+    bend = strength * between(0, 34) * 2 / width
+    grid = grid + field.permute(0, 2, 3, 1) * bend.view(n, 1, 1, 1)
     return torch.nn.functional.grid_sample(images, grid, align_corners=False)

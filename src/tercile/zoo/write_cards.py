@@ -1,4 +1,4 @@
-"""Write the cards of MiniLM and of the two digit classifiers from what they score now.
+"""Write the cards of MiniLM, of the two digit classifiers and of the denoiser from what they score now.
 
     python -m tercile.zoo.write_cards
 
@@ -140,6 +140,35 @@ def digits_card(name: str) -> dict[str, Any]:
     }
 
 
+def denoiser_card() -> dict[str, Any]:
+    """Describe digits-dit from what its training wrote down."""
+    folder = MODELS / "digits-dit"
+    training = json.loads((folder / "training.json").read_text())
+    with np.load(SAMPLES / "digits.npz") as sample:
+        units = len(sample["labels"])
+    scores = {name: training.pop(name) for name in ("loss_held_out", "loss_on_training_images", "drawings")}
+    return {
+        "summary": "A diffusion transformer that draws handwritten digits at 16x16.",
+        "task": "denoiser",
+        "licence": f"Apache-2.0; the pictures: {MNIST}",
+        "made_by": "tercile.zoo.train_dit",
+        "build": "tercile.zoo.digits_dit:build",
+        "weights": _count(folder / "model.safetensors"),
+        "size_bytes": (folder / "model.safetensors").stat().st_size,
+        "data": f"{MNIST}: half of each digit's 500 to train on, mildly distorted, shrunk to 16x16",
+        "input": "noisy float pictures (n, 1, 16, 16), clean ones in [-1, 1]; whole steps (n,) of 1,000; digits (n,)",
+        "sample": {
+            "file": "digits.npz",
+            "units": units,
+            "what": f"the other {HELD_OUT_PER_DIGIT} of each digit, which the model was not trained on, at 28x28",
+            "disjoint": f"split by seed {SPLIT_SEED}, stratified by digit",
+        },
+        **scores,
+        "training": training,
+        **provenance(),
+    }
+
+
 def _count(path: Path) -> int:
     """Count what training learnt: running means and variances of batch norms are counted by nobody."""
     from safetensors import safe_open
@@ -157,3 +186,5 @@ if __name__ == "__main__":
     for each in ("digits-cnn", "digits-vit"):
         if (MODELS / each / "training.json").exists():
             write(MODELS / each / "card.json", digits_card(each))
+    if (MODELS / "digits-dit" / "training.json").exists():
+        write(MODELS / "digits-dit" / "card.json", denoiser_card())
