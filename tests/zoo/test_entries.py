@@ -11,7 +11,7 @@ import pytest
 
 from tercile.zoo import entries, find, list_models
 
-NAMES = ["minilm", "debian-llama", "digits-cnn", "digits-vit"]
+NAMES = ["minilm", "debian-llama", "digits-cnn", "digits-vit", "digits-dit"]
 
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -21,7 +21,7 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
-def test_the_four_models_are_listed_in_order() -> None:
+def test_the_models_are_listed_in_order() -> None:
     assert [entry.name for entry in list_models()] == NAMES
 
 
@@ -36,7 +36,7 @@ def test_an_unknown_name_gets_the_close_ones() -> None:
 
 
 def test_a_name_like_none_gets_the_whole_list() -> None:
-    with pytest.raises(ValueError, match="minilm, debian-llama, digits-cnn, digits-vit"):
+    with pytest.raises(ValueError, match="minilm, debian-llama, digits-cnn, digits-vit, digits-dit"):
         find("qqqq")
 
 
@@ -52,7 +52,7 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
 def test_a_card_says_what_the_model_is_and_where_it_came_from(name: str) -> None:
     entry = find(name)
     assert entry.summary.endswith(".") and entry.licence
-    assert entry.task in ("embedding", "language-model", "classifier")
+    assert entry.task in ("embedding", "language-model", "classifier", "denoiser")
     for key in ("made_by", "data", "sample", "machine", "versions", "commit"):
         assert entry.card[key], key
     assert len(entry.card["commit"]) == 40

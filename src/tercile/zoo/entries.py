@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 ROOM = Path(__file__).parent
 MODELS = ROOM / "models"
-NAMES = ("minilm", "debian-llama", "digits-cnn", "digits-vit")
+NAMES = ("minilm", "debian-llama", "digits-cnn", "digits-vit", "digits-dit")
 
-Task = Literal["embedding", "language-model", "classifier"]
+Task = Literal["embedding", "language-model", "classifier", "denoiser"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class ZooEntry:
     summary
         One sentence.
     task
-        ``"embedding"``, ``"language-model"`` or ``"classifier"``.
+        ``"embedding"``, ``"language-model"``, ``"classifier"`` or ``"denoiser"``. The main job knows no loss of a
+        denoiser, which is called with noisy pictures, steps and labels.
     sample
         Real data to compress and certify on, none of which a model trained here was trained on:
         ``.jsonl.gz`` with a ``text`` a line, or ``.npz`` with ``images``, uint8 (n, 1, 28, 28), and
@@ -84,7 +85,7 @@ def list_models() -> tuple[ZooEntry, ...]:
     """Return every model of the zoo, installed or not.
 
     >>> [entry.name for entry in list_models()]
-    ['minilm', 'debian-llama', 'digits-cnn', 'digits-vit']
+    ['minilm', 'debian-llama', 'digits-cnn', 'digits-vit', 'digits-dit']
     """
     return tuple(_read(name) for name in NAMES)
 
@@ -101,7 +102,7 @@ def find(name: str) -> ZooEntry:
     'classifier'
     >>> find("digits-cn")
     Traceback (most recent call last):
-    ValueError: the zoo has no model 'digits-cn'; did you mean 'digits-cnn' or 'digits-vit'?
+    ValueError: the zoo has no model 'digits-cn'; did you mean 'digits-cnn' or 'digits-vit' or 'digits-dit'?
     """
     if name in NAMES:
         return _read(name)
