@@ -43,11 +43,12 @@ BASELINE = (
     "run time. The same calibration pictures, ranges and rounding for all"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
-    "quick": {"test pictures": 16, "calibration pictures": 24, "drawn": 0, "side of the matrix": 256},
+    "quick": {"test pictures": 16, "calibration pictures": 24, "drawn": 0, "ways": 4, "side of the matrix": 256},
     "full": {
         "test pictures": 250,
         "calibration pictures": 256,
         "drawn": 300,
+        "ways": 10,
         "side of the matrix": 2048,
         "seeds": "calibration pictures, their steps, and all noise",
     },
@@ -69,14 +70,14 @@ class Way:
 WAYS = {
     "whole": Way("tensor-f32"),
     "segments": Way("tensor-f32", segments=True),
-    "sides": Way("tensor-f32", sides=True),
     "segquant": Way("tensor-f32", segments=True, sides=True),
+    "smooth_segquant": Way(alpha=0.5, segments=True, sides=True),
+    "sides": Way("tensor-f32", sides=True),
     "rows": Way(),
     "rows_segquant": Way(segments=True, sides=True),
     "zero_points": Way(inputs="int8-tensor-asym-f32"),
     "tokens": Way(inputs="int8-token-f32"),
     "smooth": Way(alpha=0.5),
-    "smooth_segquant": Way(alpha=0.5, segments=True, sides=True),
 }
 #: Those whose pictures are looked at.
 DRAWN = ("whole", "segquant", "zero_points", "smooth", "smooth_segquant")
@@ -195,7 +196,7 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
         of_float = album.scores("float", album.truth)
         found |= {name: of_float[name] for name in ("float_real_distance", "float_accuracy")}
     for bits in (8, 4):
-        for name, way in WAYS.items():
+        for name, way in list(WAYS.items())[: given["ways"]]:
             model = bench.rounded(way, bits)
             key = f"{name}_w{bits}"
             errors = bench.errors(model)
