@@ -4,24 +4,22 @@
 
 namespace tercile {
 
-std::vector<float> Rotation::turn(const float* x, std::size_t m) const {
-  const std::size_t columns = signs.shape(0);
-  std::vector<float> turned(m * columns);
-  for (std::size_t t = 0; t < m; ++t)
-    for (std::size_t c = 0; c < columns; ++c) turned[t * columns + c] = x[t * columns + c] * signs.data()[c];
-  hadamard_.turn(turned.data(), m, false);
-  return turned;
-}
-
 const float* Activations::floats(const Rotation* rotation) const {
   if (!rotation) return x_;
-  if (turned_.empty()) turned_ = rotation->turn(x_, m);
+  if (turned_.empty()) {
+    turned_.resize(m * columns);
+    in_chunks(m, columns, [&](std::size_t first, std::size_t last) {
+      std::vector<float> space(columns);
+      for (std::size_t t = first; t < last; ++t)
+        rotation->turn(x_ + t * columns, turned_.data() + t * columns, space.data());
+    });
+  }
   return turned_.data();
 }
 
 const Rounded& Activations::rounded(const Rotation* rotation) const {
   std::optional<Rounded>& made = rounded_[rotation != nullptr];
-  if (!made) made.emplace(floats(rotation), m, columns, 0.0f);
+  if (!made) made.emplace(x_, m, columns, 0.0f, rotation);
   return *made;
 }
 
@@ -43,7 +41,7 @@ void PackedLayer::multiply(const Activations& x, const Output& to) const {
   if (!rounded_) {
     matrix_->multiply(x.floats(rotation), x.m, to);
   } else if (step_ > 0.0f) {
-    matrix_->multiply(Rounded(x.floats(rotation), x.m, x.columns, step_), to);
+    matrix_->multiply(Rounded(x.floats(nullptr), x.m, x.columns, step_, rotation), to);
   } else {
     matrix_->multiply(x.rounded(rotation), to);
   }

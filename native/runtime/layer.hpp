@@ -4,27 +4,9 @@
 #include <optional>
 #include <vector>
 
-#include "../hadamard.hpp"
 #include "matrix.hpp"
 
 namespace tercile {
-
-// Signs of columns, and what mixes them afterwards. It follows from the number of columns alone.
-struct Rotation {
-  Array<const float, 1> signs;
-  Array<const float, 2> across;
-
-  Rotation(Array<const float, 1> signs, Array<const float, 2> across, std::size_t columns)
-      : signs(signs), across(across), hadamard_(across.data(), across.shape(0), columns) {
-    if (signs.shape(0) != columns || across.shape(0) != across.shape(1))
-      throw std::invalid_argument("a rotation must have a sign a column, and a square matrix across");
-  }
-
-  std::vector<float> turn(const float* x, std::size_t m) const;
-
- private:
-  Hadamard hadamard_;
-};
 
 // Activations that several layers read, turned and rounded once for all of them, when first asked for; of one caller.
 class Activations {

@@ -23,15 +23,19 @@ const PackedKernels& packed_kernels() {
   return chosen;
 }
 
-Rounded::Rounded(const float* x, std::size_t m, std::size_t columns, float scale)
+Rounded::Rounded(const float* x, std::size_t m, std::size_t columns, float scale, const Rotation* rotation)
     : m(m), columns(columns), step((columns + 511) / 512 * 512), values(m * step), scales(m) {
-  // Rows of a whole number of 512 bytes, as the widest run has codes, and one line more: rows that are a power of two
-  // apart would push each other out of the nearest cache.
-  const PackedKernels& k = packed_kernels();
-  const std::size_t chunk = std::max<std::size_t>(1, (1 << 16) / columns);
-  parallel((m + chunk - 1) / chunk, [&](std::ptrdiff_t piece) {
-    for (std::size_t t = piece * chunk; t < std::min(m, (piece + 1) * chunk); ++t)
-      scales[t] = k.round_row(x + t * columns, columns, scale, values.data() + t * step);
+  // Rows of a whole number of 512 bytes, as the widest run has codes.
+  in_chunks(m, columns, [&](std::size_t first, std::size_t last) {
+    std::vector<float> turned(rotation ? 2 * columns : 0);
+    for (std::size_t t = first; t < last; ++t) {
+      const float* row = x + t * columns;
+      if (rotation) {
+        rotation->turn(row, turned.data(), turned.data() + columns);
+        row = turned.data();
+      }
+      scales[t] = packed_kernels().round_row(row, columns, scale, values.data() + t * step);
+    }
   });
 }
 

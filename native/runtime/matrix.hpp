@@ -5,13 +5,20 @@
 #include <vector>
 
 #include "../bind.hpp"
+#include "../parallel.hpp"
 #include "packed.hpp"
+#include "rotation.hpp"
 #include "trellis_rows.hpp"
 
 namespace tercile {
 
-// The kernels in use for products with stored matrices; follows TERCILE_KERNELS.
-const PackedKernels& packed_kernels();
+// Calls body(first, last) for pieces of so many rows of activations.
+template <typename Body>
+void in_chunks(std::size_t rows, std::size_t columns, Body body) {
+  const std::size_t chunk = std::max<std::size_t>(1, (1 << 16) / columns);
+  parallel((rows + chunk - 1) / chunk,
+           [&](std::ptrdiff_t piece) { body(piece * chunk, std::min(rows, (piece + 1) * chunk)); });
+}
 
 // Activations rounded to eight bits, row by row, zeros behind the columns. Matrices that read the same share one; of one
 // caller, as its tiles are made when first asked for.
@@ -20,8 +27,8 @@ struct Rounded {
   std::vector<std::int8_t> values;  // (m, step)
   std::vector<float> scales;        // (m,)
 
-  // Scales of their own for each row where scale is 0.
-  Rounded(const float* x, std::size_t m, std::size_t columns, float scale);
+  // Scales of their own for each row where scale is 0; turned first, if there is a rotation.
+  Rounded(const float* x, std::size_t m, std::size_t columns, float scale, const Rotation* rotation = nullptr);
 
   // (m, step) bytes as multiply_bytes wants them.
   const std::int8_t* tiles(int planes) const;

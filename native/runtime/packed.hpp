@@ -130,7 +130,14 @@ struct PackedKernels {
   // table has 2^memory bytes.
   void (*look_up_bytes)(const std::uint16_t* state, std::size_t n, int memory, const std::uint8_t* table,
                         std::uint8_t* out);
+
+  // As in kernels.hpp, with sums that may be contracted.
+  void (*hadamard_row)(float* x, std::size_t pieces, std::size_t n, float unit, const float* across, bool back,
+                       float* space);
 };
+
+// The kernels in use for products with stored matrices; follows TERCILE_KERNELS.
+const PackedKernels& packed_kernels();
 
 extern const PackedKernels packed_kernels_plain;
 #if defined(__x86_64__) || defined(_M_X64)

@@ -111,7 +111,7 @@ class PackedMatrix:
 
     @functools.cached_property
     def native(self) -> _native.PackedLayer:
-        """The matrix as compiled code multiplies by it, with all that belongs to it; rows in the order they are stored."""
+        """The matrix as compiled code multiplies by it, with all that belongs to it; rows lie as they are stored."""
         columns, rotated, branch = self.shape[1], self.stored.scheme.rotated, self.branch
         return _native.PackedLayer(
             self.layout.native,
