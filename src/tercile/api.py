@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from tercile.compression.batches import cut
 from tercile.compression.package import DESCRIPTION
 from tercile.compression.source import Prepare, open_source
 from tercile.compression.tasks import guess_task, make_task, outputs_of
+from tercile.compression.third_party import place_of
 from tercile.files import read_json_object
 from tercile.filters.data.example import Content, Example
 from tercile.zoo import find, list_models
@@ -218,9 +219,9 @@ def certify(
     original
         As `model` in `compress`.
     small
-        A folder that `compress` wrote, a Transformers folder (also one quantized by a tool that Transformers loads,
-        such as compressed-tensors), a GGUF or ONNX file, `module:function`, or a torch module. It is run as it is, on
-        the inputs that the original's tokenizer makes.
+        A folder that `compress` wrote (``int8:FOLDER`` runs it with activations of eight bits), a Transformers folder
+        (also one quantized by a tool that Transformers loads, such as compressed-tensors), a GGUF or ONNX file,
+        `module:function`, or a torch module. It is run as it is, on the inputs that the original's tokenizer makes.
     data
         Examples that played no part in making the small model. A zoo model's own sample is used when data is None.
     max_loss
@@ -385,7 +386,9 @@ def export(
     return exporters[to](source, target)
 
 
-def open_runtime(folder: str | os.PathLike[str], *, builder: Any = None, activations: str = "float") -> Model:
+def open_runtime(
+    folder: str | os.PathLike[str], *, builder: Any = None, activations: str = "float", unfold: bool = False
+) -> Model:
     """Opens a compressed folder to run on its packed weights, which are mapped into memory and never expanded.
 
     Parameters
@@ -393,7 +396,9 @@ def open_runtime(folder: str | os.PathLike[str], *, builder: Any = None, activat
     folder, builder
         As in `load`, which gives a module of plain float32 weights instead.
     activations
-        float gives the answers that were certified; int8 rounds what layers read, faster in a batch.
+        float gives the answers that were certified; int8 rounds what layers read, which is faster.
+    unfold
+        With int8: layers stored as a trellis are held as a byte a weight, which is faster for single texts.
 
     Examples
     --------
@@ -404,7 +409,8 @@ def open_runtime(folder: str | os.PathLike[str], *, builder: Any = None, activat
         raise ValueError(f"activations must be float or int8, got {activations!r}")
     path = Path(folder)
     known = builder or (_zoo_builder(path) if (path / DESCRIPTION).is_file() else None)
-    runtime = compression.open_runtime(path, known, activations="int8" if activations == "int8" else "float")
+    way: Literal["float", "int8"] = "int8" if activations == "int8" else "float"
+    runtime = compression.open_runtime(path, known, activations=way, unfold=unfold)
     return Model(runtime.module, runtime.source)
 
 
@@ -463,6 +469,9 @@ def bench(
     for way in ways:
         name = "small" if way == "float" else "small, int8 activations"
         opened[name] = lambda way=way: open_runtime(path, activations=way).source  # type: ignore[misc]
+    stored = read_json_object(path / DESCRIPTION)["quantized"].values()
+    if "int8" in ways and any(part["scheme"].startswith("trellis") for part in stored):
+        opened["small, int8 activations, unfolded"] = lambda: open_runtime(path, activations="int8", unfold=True).source
     torch.set_num_threads(threads)
     models: dict[str, dict[str, Any]] = {}
     sides: dict[str, Source] = {}
@@ -521,7 +530,7 @@ def _zoo_builder(folder: Path) -> str | None:
 
 def _packed_folder(small: ModelSpec) -> Path | None:
     """The folder of a model that tercile packed; None for every other model."""
-    path = Path(small) if isinstance(small, (str, os.PathLike)) else None
+    path = place_of(small) if isinstance(small, (str, os.PathLike)) else None
     return path if path is not None and (path / DESCRIPTION).is_file() else None
 
 

@@ -157,8 +157,8 @@ def certify(
         str,
         typer.Argument(
             help="The small model, whoever made it: a Transformers folder (compressed-tensors too), a .gguf file "
-            "(llama.cpp:FILE.gguf runs it with that), an .onnx file, a folder of `tercile compress`, or "
-            "`module:function`."
+            "(llama.cpp:FILE.gguf runs it with that), an .onnx file, a folder of `tercile compress` "
+            "(int8:FOLDER rounds its activations), or `module:function`."
         ),
     ],
     data: Annotated[

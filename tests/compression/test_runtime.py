@@ -19,6 +19,7 @@ from tercile.compression.package import load_package
 from tercile.compression.reader import ModuleReader, reader_of
 from tercile.compression.runtime import open_runtime
 from tercile.compression.source import open_source
+from tercile.compression.third_party import open_third_party
 
 from .packs import TEXTS, pack
 
@@ -186,3 +187,34 @@ def test_bench_times_both_sides_on_the_same_work(bert, llama) -> None:
     assert [(row["unit"], row["ratio"]) for row in alone["timings"]] == [("tokens", None), ("tokens", None)]
     printed = CliRunner().invoke(app, ["bench", str(bert), str(bert.parent / "model"), "--repeats", "1", "--json"])
     assert printed.exit_code == 0 and json.loads(printed.stdout)["repeats"] == 1
+
+
+def test_a_folder_with_rounded_activations_has_a_certificate_of_its_own(bert, tmp_path) -> None:
+    original, data, made = bert.parent / "model", zoo.find("minilm").sample, {}
+    for spec in (str(bert), f"int8:{bert}"):
+        out = tmp_path / spec[:4].strip("/")
+        made[spec[:4]] = api.certify(original, spec, data, units=60, out=out)
+        assert api.verify(out).ok, api.verify(out).checks
+    rounded, plain = made["int8"].certificate, made[str(bert)[:4]].certificate
+    assert rounded["small"]["kind"] == "tercile, int8 activations" and rounded["risk"] > plain["risk"]
+    wanted = open_runtime(bert, activations="int8").module
+    batch = open_source(original).prepare(TEXTS)
+    with torch.no_grad():
+        torch.testing.assert_close(open_third_party(f"int8:{bert}").module(**batch)[0], wanted(**batch)[0])
+    with pytest.raises(ValueError, match="no folder that `tercile compress` wrote"):
+        open_third_party(f"int8:{original}")
+
+
+def test_unfolded_trellises_give_the_same_answers(tmp_path) -> None:
+    source = open_source(zoo.find("debian-llama").source)
+    small = pack(source, tmp_path / "small", lambda number, layer: "trellis2.5-channel-rot")
+    folded, unfolded = (open_runtime(small, activations="int8", unfold=unfold) for unfold in (False, True))
+    ids = source.prepare(TEXTS[:1])["input_ids"][0].tolist()
+    for part in (ids, ids[:1]):
+        ours, wanted = (reader_of(runtime.module).read(part) for runtime in (unfolded, folded))
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    layer = unfolded.module.model.layers[0].mlp.up_proj
+    assert layer.nbytes > layer.in_features * layer.out_features > folded.module.model.layers[0].mlp.up_proj.nbytes
+    assert unfolded.module.model.embed_tokens.nbytes == folded.module.model.embed_tokens.nbytes
+    with pytest.raises(ValueError, match="unfold is for activations='int8' alone"):
+        open_runtime(small, unfold=True)

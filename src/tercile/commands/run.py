@@ -38,8 +38,14 @@ def run(
     seed: Annotated[int, typer.Option(help="A language model: of the draws.")] = 0,
     activations: Annotated[
         Literal["float", "int8"],
-        typer.Option(help="int8 rounds what layers read: faster in a batch, and not what the certificate is for."),
+        typer.Option(
+            help="int8 rounds what layers read: faster, and not what the certificate is for; "
+            "`tercile certify ORIGINAL int8:FOLDER` makes one for it."
+        ),
     ] = "float",
+    unfold: Annotated[
+        bool, typer.Option("--unfold", help="With int8: hold trellis layers as bytes, faster for single texts.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A language model: one JSON object in the end.")] = False,
 ) -> None:
     """Embed texts, or go on with one, on packed weights that are never expanded."""
@@ -54,7 +60,7 @@ def run(
                 f"{folder} holds a model that code builds, which `tercile run` has no inputs for; in Python, "
                 "tercile.compression.open_runtime(folder, builder) gives its module"
             )
-        runtime = open_runtime(folder, activations=activations)
+        runtime = open_runtime(folder, activations=activations, unfold=unfold)
         task = guess_task(runtime.source)
         if task == "embedding":
             _embed(runtime, _texts(texts, file, column), out)

@@ -233,7 +233,11 @@ def _load_pretrained(folder: Path, spec: str) -> torch.nn.Module:
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{spec!r} has no .safetensors weights; save it again with safe_serialization=True")
     try:
-        module = cls.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, dtype="auto")
+        # What a folder lacks (often a pooler that nobody reads) Transformers draws: always the same, for a certificate
+        # names the original by its weights.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = cls.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, dtype="auto")
     except Exception as error:
         first = str(error).strip().split("\n", maxsplit=1)[0]
         raise ValueError(

@@ -19,14 +19,18 @@ import torch
 
 from tercile.compression.llama_cpp_module import PREFIX, LlamaCppModule
 from tercile.compression.package import DESCRIPTION, load_package
+from tercile.compression.runtime import open_runtime
 from tercile.compression.source import architecture, build, learnt
 from tercile.files import read_json_object
 
+#: Before a folder of tercile's: run it on its packed weights with activations rounded to eight bits.
+ROUNDED = "int8:"
+
 #: What a small model can be, in words that an error can list.
 KINDS = (
-    "a folder that `tercile compress` wrote, a Transformers folder (also one quantized with compressed-tensors or "
-    "another tool that Transformers loads), a .gguf file (llama.cpp:FILE.gguf to run it with that), an .onnx file, or "
-    "module:function"
+    "a folder that `tercile compress` wrote (int8:FOLDER rounds its activations too), a Transformers folder (also one "
+    "quantized with compressed-tensors or another tool that Transformers loads), a .gguf file (llama.cpp:FILE.gguf to "
+    "run it with that), an .onnx file, or module:function"
 )
 
 
@@ -37,8 +41,8 @@ class ThirdParty:
     Attributes
     ----------
     spec, kind
-        What names it, and which sort it is: tercile, transformers, gguf, llama.cpp, onnx,
-        builder or module.
+        What names it, and which sort it is: tercile, with int8 activations or without, transformers, gguf, llama.cpp,
+        onnx, builder or module.
     module
         What is called with the original's inputs.
     nbytes
@@ -77,6 +81,11 @@ def open_third_party(small: str | os.PathLike[str] | torch.nn.Module, builder: A
         if not path.is_file():
             raise ValueError(f"there is no file {str(path)!r} to run with llama.cpp")
         return ThirdParty(spec, "llama.cpp", LlamaCppModule(path), path.stat().st_size, {path.name: path})
+    if spec.startswith(ROUNDED):
+        if not (path / DESCRIPTION).is_file():
+            raise ValueError(f"{str(path)!r} is no folder that `tercile compress` wrote, which {ROUNDED} runs")
+        module = open_runtime(path, builder, activations="int8").module
+        return ThirdParty(spec, "tercile, int8 activations", module, *_weights(path, "*.safetensors", DESCRIPTION))
     if not path.exists():
         if ":" in spec and not spec.startswith((".", "/", "~")):
             module, _ = build(spec)
@@ -91,14 +100,14 @@ def open_third_party(small: str | os.PathLike[str] | torch.nn.Module, builder: A
 
 
 def place_of(spec: str | os.PathLike[str]) -> Path:
-    """Where a small model is that is not code: its name without the program that is to run it.
+    """Where a small model is that is not code: its name without what is said of how to run it.
 
     Examples
     --------
-    >>> place_of("llama.cpp:models/a.gguf")
-    PosixPath('models/a.gguf')
+    >>> place_of("llama.cpp:models/a.gguf"), place_of("int8:small")
+    (PosixPath('models/a.gguf'), PosixPath('small'))
     """
-    return Path(os.fspath(spec).removeprefix(PREFIX)).expanduser()
+    return Path(os.fspath(spec).removeprefix(PREFIX).removeprefix(ROUNDED)).expanduser()
 
 
 def _from_folder(spec: str, path: Path, builder: Any) -> ThirdParty:
