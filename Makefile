@@ -27,7 +27,7 @@ sanitize: $(INSTALLED)
 	@PATH=$(CURDIR)/$(BIN):$$PATH cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=Release -DTERCILE_SANITIZE=ON \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python > /dev/null
 	@PATH=$(CURDIR)/$(BIN):$$PATH cmake --build $(SANITIZED) --target _native > $(SANITIZED)/log || (cat $(SANITIZED)/log; false)
-	@for kernels in plain avx2 avx512; do \
+	@for kernels in plain avx2 avxvnni avx512; do \
 	  $(BIN)/python -c "import sys; from tercile import _native; sys.exit('$$kernels' not in _native.available_kernels())" || continue; \
 	  echo "$$kernels:"; PYTHONPATH=native/sanitize TERCILE_NATIVE=$$(echo $(SANITIZED)/_native*.so) TERCILE_KERNELS=$$kernels \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \

@@ -7,6 +7,15 @@
 #include <thread>
 
 namespace tercile {
+namespace {
+
+// A set that differs from another one in its products with packed matrices alone, see runtime/packed.hpp.
+Kernels renamed(Kernels set, const char* name) {
+  set.name = name;
+  return set;
+}
+
+}  // namespace
 
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> sets{&kernels_plain};
@@ -14,6 +23,8 @@ std::vector<const Kernels*> available_kernels() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
     sets.push_back(&kernels_avx2);
+    static const Kernels avxvnni = renamed(kernels_avx2, "avxvnni");
+    if (__builtin_cpu_supports("avxvnni")) sets.push_back(&avxvnni);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
       sets.push_back(&kernels_avx512);

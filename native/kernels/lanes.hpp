@@ -24,7 +24,7 @@ TERCILE_INLINE Lanes load(const float* from) {
 
 TERCILE_INLINE void store(float* to, Lanes lanes) { __builtin_memcpy(to, &lanes, sizeof lanes); }
 
-TERCILE_INLINE Lanes all(float value) { return Lanes{} + value; }
+TERCILE_INLINE Lanes all(float value) { return value - Lanes{}; }  // 0 + value would be computed, for -0 has a sign
 
 // What one register holds of them. Sums that a loop carries are kept in these: GCC would write lanes that take several
 // registers to memory and read them again, round after round.

@@ -1,29 +1,41 @@
-// Products on codes as they are stored, by AVX2.
+// What products on codes are made of, by AVX2 and, where the compiler may use it, AVX-VNNI.
 #pragma once
 #include <immintrin.h>
 
-#include "packed_panels.hpp"
-#include "packed_plain.hpp"
+#include "packed_registers.hpp"
 
 namespace tercile::TERCILE_TARGET {
 
-// Sixteen codes of b bits, each in 16 bits. A code lies in two neighbouring bytes: these are brought into its lane, moved
-// to the top by a product with a power of two, and down again.
+// Codes of b bits, one or two in 16 bits, whose bytes are brought there and moved to the top by a product with a power of
+// two. Two of 7 bits may lie in three bytes.
 template <int bits>
 struct Window {
+  static constexpr int kCodes = bits == 7 ? 1 : 2;
   alignas(32) std::uint8_t from[32];
   alignas(32) std::uint16_t factor[16];
   constexpr Window() : from{}, factor{} {
     for (int i = 0; i < 16; ++i) {
-      const int at = i % 8 * bits;
+      const int at = i % 8 * bits * kCodes;
       from[2 * i] = static_cast<std::uint8_t>(at / 8);
       from[2 * i + 1] = static_cast<std::uint8_t>(at / 8 + 1);
-      factor[i] = static_cast<std::uint16_t>(1 << (16 - bits - at % 8));
+      factor[i] = static_cast<std::uint16_t>(1 << (16 - kCodes * bits - at % 8));
     }
   }
 };
 
-// 32 codes in natural order; 4 * bits bytes are used, and up to 16 + 3 * bits read.
+// Two pieces of 16 bytes, `apart` bytes apart, as windows.
+template <int bits>
+TERCILE_INLINE __m256i windows(const std::uint8_t* from, int apart) {
+  static constexpr Window<bits> kWindow;
+  const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(kWindow.from));
+  const __m256i factor = _mm256_load_si256(reinterpret_cast<const __m256i*>(kWindow.factor));
+  const __m256i raw =
+      _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))),
+                              _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + apart)), 1);
+  return _mm256_mullo_epi16(_mm256_shuffle_epi8(raw, order), factor);
+}
+
+// 32 codes in natural order.
 template <int bits>
 TERCILE_INLINE __m256i codes32(const std::uint8_t* from) {
   if constexpr (bits == 8) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
@@ -37,59 +49,24 @@ TERCILE_INLINE __m256i codes32(const std::uint8_t* from) {
     wide = _mm256_or_si256(wide, _mm256_slli_epi32(wide, 6));
     return _mm256_and_si256(wide, _mm256_set1_epi8(3));
   }
-  static constexpr Window<bits == 8 ? 1 : bits> kWindow;
-  const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(kWindow.from));
-  const __m256i factor = _mm256_load_si256(reinterpret_cast<const __m256i*>(kWindow.factor));
-  __m256i part[2];
-  for (int half = 0; half < 2; ++half) {
-    const std::uint8_t* at = from + half * bits;
+  if constexpr (bits == 7) {
     // Codes 0-7 and 16-23, then 8-15 and 24-31: packing takes them by halves of a register.
-    const __m256i raw = _mm256_inserti128_si256(
-        _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))),
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 2 * bits)), 1);
-    part[half] = _mm256_srli_epi16(_mm256_mullo_epi16(_mm256_shuffle_epi8(raw, order), factor), 16 - bits);
+    return _mm256_packus_epi16(_mm256_srli_epi16(windows<7>(from, 14), 9), _mm256_srli_epi16(windows<7>(from + 7, 14), 9));
   }
-  return _mm256_packus_epi16(part[0], part[1]);
+  constexpr int mask = (1 << bits) - 1;
+  const __m256i pairs = windows<bits == 8 ? 1 : bits>(from, 2 * bits);
+  return _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(pairs, 16 - 2 * bits), _mm256_set1_epi16(mask)),
+                         _mm256_and_si256(_mm256_srli_epi16(pairs, 8 - bits), _mm256_set1_epi16(mask << 8)));
 }
 
-// 64 codes; near the end of a row's bytes they are copied first, so that nothing beyond is read.
+// Bytes that 64 codes are read from; windows come in pieces of 16.
 template <int bits>
-TERCILE_INLINE void run_codes(const std::uint8_t* from, std::size_t bytes, __m256i codes[2]) {
-  if (bytes >= 64 + 32) {
-    codes[0] = codes32<bits>(from);
-    codes[1] = codes32<bits>(from + 4 * bits);
-    return;
-  }
-  alignas(32) std::uint8_t copy[128] = {};
-  const std::size_t some = bytes < 8 * bits ? bytes : 8 * bits;
-  for (std::size_t i = 0; i < some; ++i) copy[i] = from[i];
-  codes[0] = codes32<bits>(copy);
-  codes[1] = codes32<bits>(copy + 4 * bits);
-}
+constexpr std::size_t kReads = bits == 8 || bits == 4 || bits == 2 ? 8 * bits : (bits == 7 ? 7 : 6) * bits + 16;
 
 template <int bits>
-static void codes_of(const PackedRows& w, std::size_t row, std::size_t first, std::size_t count, std::uint8_t* out) {
-  const std::uint8_t* from = w.words + row * w.row_bytes;
-  for (std::size_t c = 0; c < count; c += kRun) {
-    __m256i codes[2];
-    const std::size_t at = (first + c) / 8 * bits;
-    run_codes<bits>(from + at, w.row_bytes - at, codes);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), codes[0]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c + 32), codes[1]);
-  }
-}
-
-static void codes_avx2(const PackedRows& w, std::size_t row, std::size_t first, std::size_t count, std::uint8_t* out) {
-  switch (w.bits) {
-    case 1: return codes_of<1>(w, row, first, count, out);
-    case 2: return codes_of<2>(w, row, first, count, out);
-    case 3: return codes_of<3>(w, row, first, count, out);
-    case 4: return codes_of<4>(w, row, first, count, out);
-    case 5: return codes_of<5>(w, row, first, count, out);
-    case 6: return codes_of<6>(w, row, first, count, out);
-    case 7: return codes_of<7>(w, row, first, count, out);
-    default: return codes_of<8>(w, row, first, count, out);
-  }
+TERCILE_INLINE void run_codes(const std::uint8_t* from, ByteRegister* codes) {
+  codes[0] = reinterpret_cast<ByteRegister>(codes32<bits>(from));
+  codes[1] = reinterpret_cast<ByteRegister>(codes32<bits>(from + 4 * bits));
 }
 
 TERCILE_INLINE __m256i wide_codes(const std::uint8_t* codes) {
@@ -114,106 +91,105 @@ static void values_avx2(const PackedRows& w, const std::uint8_t* codes, std::siz
   for (; i < count; ++i) out[i] = w.table[codes[i]];
 }
 
-TERCILE_INLINE float sum_of(__m256 x) {
-  __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+struct Table16 {
+  __m256i bytes;
+};
+
+TERCILE_INLINE Table16 table16(const std::uint8_t* from) {
+  return {_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
 }
 
-// Adds the products of 32 codes with activations. Codes below 128 take pairs in 16 bits, which can't overflow; others
-// are widened first.
-template <bool small>
-TERCILE_INLINE __m256i add_products(__m256i sum, __m256i codes, const std::int8_t* x) {
-  const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  if constexpr (small)
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, values), _mm256_set1_epi16(1)));
-  const __m256i low = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(codes)),
-                                        _mm256_cvtepi8_epi16(_mm256_castsi256_si128(values)));
-  const __m256i high = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(codes, 1)),
-                                         _mm256_cvtepi8_epi16(_mm256_extracti128_si256(values, 1)));
-  return _mm256_add_epi32(sum, _mm256_add_epi32(low, high));
+TERCILE_INLINE ByteRegister look(Table16 table, ByteRegister codes) {
+  return reinterpret_cast<ByteRegister>(_mm256_shuffle_epi8(table.bytes, reinterpret_cast<__m256i>(codes)));
 }
 
-// Blocks of whole runs, codes that are whole numbers themselves.
+// out[i] = from[order[i]] for 16 bytes.
+TERCILE_INLINE void shuffle16(const std::int8_t* from, const std::uint8_t* order, std::uint8_t* out) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                   _mm_shuffle_epi8(bytes, _mm_load_si128(reinterpret_cast<const __m128i*>(order))));
+}
+
+TERCILE_INLINE Woven zip_bytes(ByteRegister a, ByteRegister b) {
+  const __m256i first = reinterpret_cast<__m256i>(a), second = reinterpret_cast<__m256i>(b);
+  return {reinterpret_cast<ByteRegister>(_mm256_unpacklo_epi8(first, second)),
+          reinterpret_cast<ByteRegister>(_mm256_unpackhi_epi8(first, second))};
+}
+
+TERCILE_INLINE Woven zip_shorts(ByteRegister a, ByteRegister b) {
+  const __m256i first = reinterpret_cast<__m256i>(a), second = reinterpret_cast<__m256i>(b);
+  return {reinterpret_cast<ByteRegister>(_mm256_unpacklo_epi16(first, second)),
+          reinterpret_cast<ByteRegister>(_mm256_unpackhi_epi16(first, second))};
+}
+
+TERCILE_INLINE Register real_halves(const std::uint16_t* from) {
+  return reinterpret_cast<Register>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+
+TERCILE_INLINE Register pick(const float* from, const std::int32_t* index) {
+  const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
+  return reinterpret_cast<Register>(
+      _mm256_permutevar8x32_ps(_mm256_loadu_ps(from + index[0]), _mm256_sub_epi32(at, _mm256_set1_epi32(index[0]))));
+}
+
+TERCILE_INLINE void transpose(IntRegister square[8]) {
+  __m256i t[8], u[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256i a = reinterpret_cast<__m256i>(square[2 * i]), b = reinterpret_cast<__m256i>(square[2 * i + 1]);
+    t[2 * i] = _mm256_unpacklo_epi32(a, b), t[2 * i + 1] = _mm256_unpackhi_epi32(a, b);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]), u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+    u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]), u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    square[i] = reinterpret_cast<IntRegister>(_mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
+    square[i + 4] = reinterpret_cast<IntRegister>(_mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
+  }
+}
+
+#if defined(__AVXVNNI__)
+constexpr bool kUnsigned = true;
 template <int bits>
-static void whole_rows(const PackedRows& w, std::size_t first, std::size_t last, const WholeRows& x, float* y,
-                       std::size_t y_step) {
-  const std::size_t runs = runs_of(w.columns), in_block = w.across == 1 ? runs : w.wide / kRun;
-  for (std::size_t r = first; r < last; ++r) {
-    const std::uint8_t* words = w.words + r * w.row_bytes;
-    for (std::size_t t = 0; t < x.m; ++t) {
-      const std::int8_t* xs = x.x + t * x.step;
-      __m256 total = _mm256_setzero_ps();
-      for (std::size_t block = 0, run = 0; block < w.across; ++block) {
-        // The sums of quads that the activations come with: 16 of them, folded to the 8 lanes that there are.
-        const std::int32_t* start = x.start + (t * x.parts + block) * 16;
-        __m256i sum = _mm256_add_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(start)),
-                                       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(start + 8)));
-        for (const std::size_t end = run + in_block < runs ? run + in_block : runs; run < end; ++run) {
-          __m256i codes[2];
-          const std::size_t at = run * 8 * bits;
-          run_codes<bits>(words + at, w.row_bytes - at, codes);
-          sum = add_products<(bits < 8)>(sum, codes[0], xs + run * kRun);
-          sum = add_products<(bits < 8)>(sum, codes[1], xs + run * kRun + 32);
-        }
-        total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(scale_of(w, r, block)), total);
-      }
-      const float offsets = w.offset ? dot_lanes(w.offset + r / w.tall * w.across, x.sums + t * w.across, w.across) : 0;
-      y[t * y_step + r] = sum_of(total) * (w.unit * x.scale[t]) + offsets;
-    }
-  }
-}
+constexpr int kRoom = 1 << 20;
 
-// Any other blocks and codes: each run goes through memory, its codes replaced by whole numbers where need be.
-static void mapped_rows(const PackedRows& w, std::size_t first, std::size_t last, const WholeRows& x, float* y,
-                        std::size_t y_step) {
-  for (std::size_t r = first; r < last; ++r)
-    for (std::size_t t = 0; t < x.m; ++t) y[t * y_step + r] = 0.0f;
-  alignas(32) std::uint8_t codes[kRun];
-  for (std::size_t r = first; r < last; ++r) {
-    for (std::size_t c = 0; c < w.columns; c += kRun) {
-      codes_avx2(w, r, c, kRun, codes);
-      if (w.whole)
-        for (std::size_t i = 0; i < kRun; ++i) codes[i] = w.whole[codes[i]];
-      const std::size_t end = c + kRun < w.columns ? c + kRun : w.columns;
-      for (std::size_t from = c; from < end;) {
-        const std::size_t block = from / w.wide, until = (block + 1) * w.wide, to = until < end ? until : end;
-        const float scale = scale_of(w, r, block);
-        for (std::size_t t = 0; t < x.m; ++t) {
-          const std::int8_t* xs = x.x + t * x.step;
-          std::int32_t sum = 0;
-          for (std::size_t i = from; i < to; ++i) sum += (codes[i - c] - w.base) * xs[i];
-          y[t * y_step + r] += static_cast<float>(sum) * scale;
-        }
-        from = to;
-      }
-    }
-    for (std::size_t t = 0; t < x.m; ++t) {
-      const float offsets = w.offset ? dot_lanes(w.offset + r / w.tall * w.across, x.sums + t * w.across, w.across) : 0;
-      float& out = y[t * y_step + r];
-      out = out * (w.unit * x.scale[t]) + offsets;
-    }
+struct Adder {
+  IntRegister sum;
+  TERCILE_MEMBER void open() {}
+  template <int bits>
+  TERCILE_MEMBER void put(ByteRegister codes, ByteRegister x) {
+    sum = reinterpret_cast<IntRegister>(_mm256_dpbusd_avx_epi32(
+        reinterpret_cast<__m256i>(sum), reinterpret_cast<__m256i>(codes), reinterpret_cast<__m256i>(x)));
   }
-}
+  TERCILE_MEMBER void settle() {}
+};
+#else
+constexpr bool kUnsigned = false;
+// Products go in pairs into sums of 16 bits, which must not overflow.
+template <int bits>
+constexpr int kRoom = bits == 8 ? 1 : 32767 / (2 * 127 * ((1 << bits) - 1));
 
-static bool dot_wholes_avx2(const PackedRows& w, std::size_t first, std::size_t last, const WholeRows& x, float*,
-                            float* y, std::size_t y_step) {
-  if (w.whole || !(w.across == 1 || w.wide % kRun == 0)) {
-    mapped_rows(w, first, last, x, y, y_step);
-    return true;
+struct Adder {
+  typedef std::int16_t Pairs __attribute__((vector_size(32)));
+  IntRegister sum;
+  Pairs pairs;
+  TERCILE_MEMBER void open() { pairs = Pairs{}; }
+  template <int bits>
+  TERCILE_MEMBER void put(ByteRegister codes, ByteRegister x) {
+    __m256i positive = reinterpret_cast<__m256i>(codes), other = reinterpret_cast<__m256i>(x);
+    if constexpr (bits == 8) {  // codes have a sign, which goes to the activations: 2 * 128 * 127 fits
+      other = _mm256_sign_epi8(other, positive);
+      positive = _mm256_abs_epi8(positive);
+    }
+    pairs += reinterpret_cast<Pairs>(_mm256_maddubs_epi16(positive, other));
   }
-#define TERCILE_CALL(b) whole_rows<b>(w, first, last, x, y, y_step); return true
-  switch (w.bits) {
-    case 1: TERCILE_CALL(1);
-    case 2: TERCILE_CALL(2);
-    case 3: TERCILE_CALL(3);
-    case 4: TERCILE_CALL(4);
-    case 5: TERCILE_CALL(5);
-    case 6: TERCILE_CALL(6);
-    case 7: TERCILE_CALL(7);
-    default: TERCILE_CALL(8);
+  TERCILE_MEMBER void settle() {
+    sum += reinterpret_cast<IntRegister>(_mm256_madd_epi16(reinterpret_cast<__m256i>(pairs), _mm256_set1_epi16(1)));
   }
-#undef TERCILE_CALL
-}
+};
+#endif
 
 }  // namespace tercile::TERCILE_TARGET

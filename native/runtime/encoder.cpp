@@ -14,7 +14,7 @@ const BetweenKernels& chosen() {
 #if defined(__x86_64__) || defined(_M_X64)
   const std::string name = packed_kernels().name;
   if (name == "avx512") return between_kernels_avx512;
-  if (name == "avx2") return between_kernels_avx2;
+  if (name == "avx2" || name == "avxvnni") return between_kernels_avx2;
 #endif
   return between_kernels_plain;
 }

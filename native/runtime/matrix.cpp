@@ -16,6 +16,7 @@ const PackedKernels& packed_kernels() {
     const std::string name = kernels().name;
     if (name == "avx512" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
       return packed_kernels_avx512;
+    if (name == "avxvnni") return packed_kernels_avxvnni;
     if (name != "plain") return packed_kernels_avx2;
 #endif
     return packed_kernels_plain;

@@ -142,6 +142,7 @@ const PackedKernels& packed_kernels();
 extern const PackedKernels packed_kernels_plain;
 #if defined(__x86_64__) || defined(_M_X64)
 extern const PackedKernels packed_kernels_avx2;
+extern const PackedKernels packed_kernels_avxvnni;
 extern const PackedKernels packed_kernels_avx512;
 #endif
 

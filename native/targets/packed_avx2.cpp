@@ -2,14 +2,16 @@
 #include "../kernels/between.hpp"
 #include "../kernels/hadamard.hpp"
 #include "../kernels/packed_avx2.hpp"
+#include "../kernels/packed_dots.hpp"
+#include "../kernels/packed_tiles.hpp"
 
 namespace tercile {
 using namespace packed_avx2;
 const PackedKernels packed_kernels_avx2 = {
-    "avx2",          false,        codes_avx2,  values_avx2,  scales_plain,   arrange_plain,
-    arrange_bytes_plain, dot_floats_plain, dot_wholes_avx2, dot_lanes, sum_bytes, round_row,
-    affine,          kPanelRows,   panel_floats, multiply_floats, nullptr,    nullptr,
-    nullptr,         nullptr,      finish,      read_words,      shift_in_plain, look_up_floats, look_up_bytes_plain,
-    hadamard_row};
+    "avx2",      true,           codes_of_row, values_avx2,     scales_of_row,  arrange_floats,
+    arrange_signed, dot_floats,     dot_wholes,   dot_lanes,       sum_bytes,      round_row,
+    affine,         kPanelRows,     panel_floats, multiply_floats, panel_bytes,    panel_words,
+    tile_bytes,     multiply_bytes, finish,       read_words,      shift_in_plain, look_up_floats,
+    look_up_bytes_plain, hadamard_row};
 const BetweenKernels between_kernels_avx2 = {layer_norm, rms_norm, gelu, gate, turn, attend};
 }  // namespace tercile
