@@ -11,6 +11,7 @@ from torch.nn.functional import silu
 from tercile.quantization import Scheme
 from tercile.quantization.activations import TwoSided, one_scale
 from tercile.quantization.families import Segments
+from tercile.quantization.solvers import gptq, round_to_nearest
 from tercile.quantization.transforms import cut_linear
 
 EIGHT, FOUR = Scheme.parse("int8-tensor-f32"), Scheme.parse("int4-tensor-f32")
@@ -93,3 +94,13 @@ def test_segments_and_samples_of_another_layer_are_refused() -> None:
         cut_linear(layer(), Segments((3, 3), (10,)), reads().numpy(), EIGHT, EIGHT)
     with pytest.raises(ValueError, match=r"sample must be \(rows, 10\), got shape \(2, 3\)"):
         cut_linear(layer(), Segments((12,), (10,)), np.ones((2, 3), np.float32), EIGHT, EIGHT)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.5])
+def test_a_solver_that_looks_at_the_inputs_leaves_less_error(alpha: float | None) -> None:
+    whole, x = layer(24, 20), reads(20) @ torch.randn(20, 20, generator=torch.Generator().manual_seed(2))
+    nearest, solved = (
+        cut_linear(whole, Segments((8, 16), (20,)), x.numpy(), FOUR, EIGHT, alpha=alpha, solve=solve)
+        for solve in (round_to_nearest, gptq)
+    )
+    assert error(solved, whole, x) < 0.8 * error(nearest, whole, x)

@@ -18,7 +18,7 @@ from tercile.quantization.activations import Seen, TwoSided, fitted_sides, obser
 from tercile.quantization.families import Segments, describe, find_segments
 from tercile.quantization.ranges import min_max
 from tercile.quantization.runtime import PackedMatrix, TwoSidedMatrix
-from tercile.quantization.solvers import round_to_nearest
+from tercile.quantization.solvers import gptq, round_to_nearest
 from tercile.quantization.transforms import SegmentLinear, cut_linear
 from tercile.zoo.digits import shrink
 from tercile.zoo.digits_dit import STEPS, Judge, build, draw, process
@@ -31,29 +31,31 @@ PAPER = paper(
 )
 MEASURED_ON = (
     "the zoo's digits-dit (1.9 M weights, 16 x 16 digits; the paper has models of billions that draw photographs), "
-    "every linear layer, inputs at 8 bits, weights at 8 or at 4 bits, rounded to nearest over least-squares ranges: "
+    "every linear layer but the first and the last, inputs at 8 bits, weights at 8 or at 4 bits by GPTQ: "
     "squared error of the predicted noise against the float model's, as a share of its square, on held-out digits at "
     "six time steps; Fréchet distance of pictures drawn by 20 steps of DDIM from the float model's (same noise) and "
     "from real ones, in the features of digits-cnn; and the time of a product with two scales on the packed int8 "
-    "kernels, beside one with one scale"
+    "kernels, beside one with one scale. A first run, on seeds 0 to 2, rounded both ends as well and weights to "
+    "nearest, and passed 4 of these 14 checks: rounding the picture itself made four fifths of the error at 8 bits, "
+    "and at 4 bits no way drew digits"
 )
 BASELINE = (
     "a scale for each whole weight and for each layer's inputs; then stronger: a scale a row of the weight, zero "
     "points for the inputs, SmoothQuant at 0.5 with the division at run time, and inputs with a scale a token found at "
-    "run time. The same calibration pictures, ranges and rounding for all"
+    "run time. The same calibration pictures, least-squares ranges and GPTQ for all"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
-    "quick": {"test pictures": 16, "calibration pictures": 24, "drawn": 0, "ways": 4, "side of the matrix": 256},
+    "quick": {"test pictures": 8, "calibration pictures": 32, "drawn": 0, "ways": 3, "side of the matrix": 256},
     "full": {
         "test pictures": 250,
-        "calibration pictures": 256,
+        "calibration pictures": 1024,
         "drawn": 300,
         "ways": 10,
         "side of the matrix": 2048,
         "seeds": "calibration pictures, their steps, and all noise",
     },
 }
-SEEDS = (0, 1, 2)
+SEEDS = (3, 4, 5)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ WAYS = {
 DRAWN = ("whole", "segquant", "zero_points", "smooth", "smooth_segquant")
 #: From nearly clean to nearly noise.
 AT = (20, 100, 250, 500, 750, 950)
-#: At 4 bits the layers at both ends keep 8, as is usual.
+#: The layers at both ends stay as they are, as is usual for denoisers: what the first one reads is the picture.
 ENDS = ("patches", "head")
 RULE = (
     *(
@@ -139,6 +141,8 @@ class Bench:
         """A copy of the model whose linear layers are rounded."""
         made = copy.deepcopy(self.model)
         for name, seen in self.seen.items():
+            if name in ENDS:
+                continue
             layer = self.model.get_submodule(name)
             assert isinstance(layer, nn.Linear)
             whole = Segments((layer.out_features,), (layer.in_features,))
@@ -146,10 +150,11 @@ class Bench:
                 layer,
                 self.segments.get(name, whole) if way.segments else whole,
                 seen.sample,
-                Scheme.parse(f"int{8 if name in ENDS else bits}-{way.weights}"),
+                Scheme.parse(f"int{bits}-{way.weights}"),
                 Scheme.parse(way.inputs),
                 alpha=way.alpha,
                 fit=fitted_sides if way.sides else one_scale,
+                solve=gptq,
             )
             made.set_submodule(name, cut)
         return made

@@ -19,6 +19,7 @@ from tercile.quantization.statistics import Statistics
 from tercile.quantization.transforms.smoothing import balance
 
 Fit = Callable[[np.ndarray, Scheme], Quantizer]
+Solve = Callable[[np.ndarray, Statistics, Scheme], QTensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ def cut_linear(
     *,
     alpha: float | None = None,
     fit: Fit = fitted_sides,
+    solve: Solve = round_to_nearest,
 ) -> SegmentLinear:
     """A linear layer whose segments are rounded apart.
 
@@ -112,6 +114,8 @@ def cut_linear(
     fit
         (values, scheme) -> quantizer of the inputs: `fitted_sides` gives a scale to each side of zero where it pays,
         `one_scale` never.
+    solve
+        A solver, which gets each piece of the weight with Statistics of what it is multiplied with.
 
     Returns
     -------
@@ -147,15 +151,15 @@ def cut_linear(
     pieces = []
     for columns in segments.columns:
         read = np.ascontiguousarray(sample[:, columns])
+        seen = Statistics(read.shape[1])
+        seen.update(read)
         shared = fit(read, activations)
         for rows in segments.rows:
             part = np.ascontiguousarray(weight[rows, columns])
             if alpha is None:
-                pieces.append(Piece(rows, columns, round_to_nearest(part, None, weights), shared, None))
+                pieces.append(Piece(rows, columns, solve(part, seen, weights), shared, None))
                 continue
-            seen = Statistics(part.shape[1], second_moment=False)
-            seen.update(read)
             factors = balance(seen, np.abs(part).max(axis=0), alpha).astype(np.float32)
-            stored = round_to_nearest(part * factors, None, weights)
+            stored = solve(part * factors, seen.scaled(1 / factors), weights)
             pieces.append(Piece(rows, columns, stored, fit(read / factors, activations), torch.from_numpy(factors)))
     return SegmentLinear(tuple(pieces), layer.bias)
