@@ -4,7 +4,8 @@
 // multishift takes the codes out of it.
 //
 // Widths of 1, 2 and 4 bits, plane by plane: each byte of 64 holds 8 / b codes, and plane p is bits [b p, b p + b) of all
-// of them; a shift and a mask. What they are multiplied with is put into that order once.
+// of them; a mask, or a product of each byte with a matrix of bits. What they are multiplied with is put into that order
+// once.
 #pragma once
 #include <immintrin.h>
 
@@ -39,6 +40,13 @@ template <int bits>
 TERCILE_INLINE __m512i run_codes(const std::uint8_t* from) {
   constexpr std::uint64_t full = bits == 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << (8 * bits)) - 1;
   return unpack<bits>(_mm512_maskz_loadu_epi8(full, from));
+}
+
+// The same where no less than 32 bytes can be read: without a mask.
+template <int bits>
+TERCILE_INLINE __m512i inner_codes(const std::uint8_t* from) {
+  if constexpr (bits > 4) return run_codes<bits>(from);
+  return unpack<bits>(_mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 }
 
 // Codes of a row's last run, which has less than 8 * bits bytes; beyond them codes are 0.
@@ -152,6 +160,13 @@ TERCILE_INLINE IntLanes add_products(IntLanes sum, __m512i codes, __m512i x) {
 
 TERCILE_INLINE __m512 real_lanes(IntLanes sum) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum)); }
 
+// Row 7 - i of a matrix of bits gives bit i of a product: bits [first, first + count) become the lowest.
+constexpr long long bits_down(int first, int count) {
+  std::uint64_t rows = 0;
+  for (int i = 0; i < count; ++i) rows |= std::uint64_t{1} << (first + i) << (8 * (7 - i));
+  return static_cast<long long>(rows);
+}
+
 // How products read the codes of a matrix: a run of 64 * kPlanes codes at a time.
 template <int bits, bool by_plane>
 struct Codes {
@@ -159,7 +174,7 @@ struct Codes {
 
   TERCILE_MEMBER static __m512i load(const std::uint8_t* from) {
     if constexpr (by_plane) return _mm512_loadu_si512(from);
-    return run_codes<bits>(from);
+    return inner_codes<bits>(from);
   }
   TERCILE_MEMBER static __m512i load_last(const std::uint8_t* from, std::size_t bytes) {
     if constexpr (!by_plane) return last_codes<bits>(from, bytes);
@@ -169,8 +184,8 @@ struct Codes {
   template <int plane>
   TERCILE_MEMBER static __m512i whole(__m512i run) {
     if constexpr (!by_plane || bits == 8) return run;
-    const __m512i low = plane ? _mm512_srli_epi16(run, bits * plane) : run;
-    return _mm512_and_si512(low, _mm512_set1_epi8(static_cast<char>((1 << bits) - 1)));
+    if constexpr (plane == 0) return _mm512_and_si512(run, _mm512_set1_epi8(static_cast<char>((1 << bits) - 1)));
+    return _mm512_gf2p8affine_epi64_epi8(run, _mm512_set1_epi64(bits_down(bits * plane, bits)), 0);
   }
   // Code `byte` of every four of a plane, in the lowest bits of its lane.
   template <Look look, int plane, int byte>

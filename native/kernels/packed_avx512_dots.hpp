@@ -37,7 +37,8 @@ template <typename Product, int rows, int tokens>
 struct DotRows {
   using Codes = typename Product::Codes;
   using Sum = typename Product::Sum;
-  static constexpr std::size_t kCodes = kRun * Codes::kPlanes, kAhead = 1024;
+  static constexpr std::size_t kCodes = kRun * Codes::kPlanes;
+  static constexpr std::size_t kAhead = Codes::kBytes < 64 ? 1536 : Codes::kPlanes > 2 ? 2048 : 1024;  // measured
   const PackedRows& w;
   const Product& product;
   std::size_t token;
@@ -53,8 +54,9 @@ struct DotRows {
   // What comes next is asked for in time: what the processor foresees by itself reaches half the bandwidth. Behind the end
   // of a row that is the row `rows` below.
   TERCILE_MEMBER std::size_t next(std::size_t run) const {
-    const std::size_t at = run * Codes::kBytes + (w.row_bytes < kAhead ? w.row_bytes : kAhead);
-    return at < w.row_bytes ? at : at + (rows - 1) * w.row_bytes;
+    std::size_t at = run * Codes::kBytes + (2 * w.row_bytes < kAhead ? 2 * w.row_bytes : kAhead), down = 0;
+    for (; at >= w.row_bytes; at -= w.row_bytes) down += rows * w.row_bytes;
+    return at + down;
   }
   TERCILE_MEMBER void prefetch(int r, std::size_t at) const {
     _mm_prefetch(reinterpret_cast<const char*>(words[r]) + at, _MM_HINT_T0);
@@ -73,7 +75,7 @@ struct DotRows {
       const std::size_t at = next(run + i);
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
-        prefetch(r, at);
+        if (Codes::kBytes > 32 || i % 2 == 0) prefetch(r, at);
         product.template add<tokens>(load_run(r, run + i), token, run + i, sum[r]);
       }
     }
@@ -103,17 +105,25 @@ struct DotRows {
     }
   }
 
+  // Runs that can be loaded without a mask: all of a run's bytes are there, and 32 at the least.
+  TERCILE_MEMBER std::size_t whole_runs() const {
+    const std::size_t full = w.columns / kCodes;
+    if constexpr (Codes::kBytes >= 32) return full;
+    const std::size_t wide = w.row_bytes < 32 ? 0 : (w.row_bytes - 32) / Codes::kBytes + 1;
+    return wide < full ? wide : full;
+  }
+
   TERCILE_MEMBER void all() {
-    const std::size_t full = w.columns / kCodes, runs = (w.columns + kCodes - 1) / kCodes;
+    const std::size_t full = whole_runs(), runs = (w.columns + kCodes - 1) / kCodes;
     const auto inner = [&](int r, std::size_t run) __attribute__((always_inline)) { return load(r, run); };
     const auto last = [&](int r, std::size_t run) __attribute__((always_inline)) { return load_last(r, run); };
+    std::size_t number = 0, run = 0;
     if (w.lane_block) {
-      for (std::size_t run = 0; run < full; ++run) blocks(run, inner);
-      if (full < runs) blocks(full, last);
+      for (; run < full; ++run) blocks(run, inner);
+      for (; run < runs; ++run) blocks(run, last);
       return;
     }
     const std::size_t in_block = w.across == 1 ? runs : w.wide / kCodes;
-    std::size_t number = 0, run = 0;
     if (in_block == 1) {
       for (; run < full; ++run) block(number++, run, 1, inner);
     } else if (in_block == 2) {
@@ -121,7 +131,7 @@ struct DotRows {
     } else {
       for (; run + in_block <= full; run += in_block) block(number++, run, in_block, inner);
     }
-    if (run < runs) block(number, run, runs - run, last);
+    for (; run < runs; run += in_block) block(number++, run, runs - run < in_block ? runs - run : in_block, last);
   }
 };
 

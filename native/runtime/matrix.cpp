@@ -14,7 +14,8 @@ const PackedKernels& packed_kernels() {
   static const PackedKernels& chosen = []() -> const PackedKernels& {
 #if defined(__x86_64__) || defined(_M_X64)
     const std::string name = kernels().name;
-    if (name == "avx512" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
+    if (name == "avx512" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+        __builtin_cpu_supports("gfni"))
       return packed_kernels_avx512;
     if (name == "avxvnni") return packed_kernels_avxvnni;
     if (name != "plain") return packed_kernels_avx2;
