@@ -36,12 +36,18 @@ sanitize: $(INSTALLED)
 SANITIZED_TESTS ?= tests/native tests/quantization/runtime/test_packed_matrix.py tests/quantization/runtime/test_threads.py \
   tests/quantization/test_packing.py tests/quantization/test_hadamard.py
 
-# The plain kernels on AArch64: needs g++-aarch64-linux-gnu and qemu-user of Debian.
+# Every set of kernels of AArch64, with and without dot products: needs g++-aarch64-linux-gnu and qemu-user of Debian.
+AARCH64 := build/aarch64
+AARCH64_CXX := aarch64-linux-gnu-g++ -O2 -std=c++20 -fopenmp-simd -ffp-contract=fast -Wno-psabi
 check-aarch64:
-	mkdir -p build
-	aarch64-linux-gnu-g++ -O2 -static -std=c++20 -fopenmp-simd -ffp-contract=fast native/checks/packed_check.cpp \
-	  native/targets/packed_plain.cpp -o build/packed_check_aarch64
-	qemu-aarch64 build/packed_check_aarch64
+	@mkdir -p $(AARCH64)
+	$(AARCH64_CXX) -c native/checks/packed_check.cpp -o $(AARCH64)/packed_check.o
+	$(AARCH64_CXX) -c native/targets/packed_plain.cpp -o $(AARCH64)/packed_plain.o
+	$(AARCH64_CXX) -c native/targets/packed_neon.cpp -o $(AARCH64)/packed_neon.o
+	$(AARCH64_CXX) -march=armv8.2-a+dotprod -c native/targets/packed_dotprod.cpp -o $(AARCH64)/packed_dotprod.o
+	$(AARCH64_CXX) -static $(AARCH64)/*.o -o $(AARCH64)/packed_check
+	qemu-aarch64 -cpu max $(AARCH64)/packed_check
+	qemu-aarch64 -cpu cortex-a53 $(AARCH64)/packed_check
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -5,6 +5,10 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 namespace tercile {
 namespace {
@@ -14,6 +18,18 @@ Kernels renamed(Kernels set, const char* name) {
   set.name = name;
   return set;
 }
+
+#if defined(__aarch64__)
+bool has_dot_products() {
+#if defined(__APPLE__)
+  return true;  // the first of Apple's processors for computers had them
+#elif defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+  return false;
+#endif
+}
+#endif
 
 }  // namespace
 
@@ -29,6 +45,10 @@ std::vector<const Kernels*> available_kernels() {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
       sets.push_back(&kernels_avx512);
   }
+#elif defined(__aarch64__)
+  static const Kernels neon = renamed(kernels_plain, "neon"), dotprod = renamed(kernels_plain, "dotprod");
+  sets.push_back(&neon);
+  if (has_dot_products()) sets.push_back(&dotprod);
 #endif
   return sets;
 }

@@ -1,65 +1,17 @@
-// Products and steps of every kernel set against double precision, without Python: what runs under an emulator.
+// Products and steps of every set of kernels set against double precision, without Python: what runs under an emulator.
 //
-// `make check-aarch64` compiles it with the plain set for another processor, and runs it there by qemu.
-#include <cmath>
-#include <cstdio>
-#include <random>
-#include <vector>
-
+// `make check-aarch64` compiles it for another processor and runs it there by qemu.
 #include "../runtime/between.hpp"
-#include "../runtime/packed.hpp"
+#include "packed_products.hpp"
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 using namespace tercile;
+using namespace tercile::checks;
 
 namespace {
-
-std::mt19937 random_bits(0);
-int failures = 0;
-
-float normal() { return std::normal_distribution<float>()(random_bits); }
-
-void expect(double found, double wanted, double bound, const char* what) {
-  if (std::abs(found - wanted) <= bound) return;
-  if (++failures < 20) std::printf("%s: %g instead of %g\n", what, found, wanted);
-}
-
-// Rows of codes of some bits in blocks of `wide` columns, activations rounded to bytes.
-void check_products(const PackedKernels& k, int bits, std::size_t rows, std::size_t columns, std::size_t wide) {
-  PackedRows w{};
-  w.rows = rows, w.columns = columns, w.bits = bits, w.base = 1 << (bits - 1), w.unit = 1, w.linear = true, w.planes = 1;
-  w.row_bytes = (columns * bits + 31) / 32 * 4, w.tall = 1, w.wide = wide, w.across = (columns + wide - 1) / wide;
-  std::vector<std::uint8_t> words(rows * w.row_bytes), codes(columns + 64);
-  for (std::uint8_t& byte : words) byte = static_cast<std::uint8_t>(random_bits());
-  std::vector<float> table(256), scale(rows * w.across), space(8 * w.across + 16), y(rows), values(columns);
-  for (int i = 0; i < 256; ++i) table[i] = static_cast<float>(i - w.base);
-  for (float& s : scale) s = 0.1f + std::abs(normal());
-  w.words = words.data(), w.table = table.data(), w.scale = scale.data();
-  const std::size_t runs = runs_of(columns), parts = wide == columns ? 1 : wide % kRun ? runs : w.across;
-  const std::size_t in_part = parts == 1 ? runs : wide % kRun ? 1 : wide / kRun;
-  std::vector<std::int8_t> x(runs * kRun), arranged(runs * kRun);
-  for (std::size_t c = 0; c < columns; ++c) x[c] = static_cast<std::int8_t>(static_cast<int>(random_bits() % 255) - 127);
-  std::vector<std::int32_t> start(parts * 16);
-  const float one = 1;
-  k.arrange_bytes(w, x.data(), arranged.data(), start.data(), in_part);
-  if (!k.dot_wholes(w, 0, rows, {arranged.data(), 1, x.size(), &one, start.data(), parts, nullptr}, space.data(), y.data(), rows))
-    return;
-  for (std::size_t r = 0; r < rows; ++r) {
-    double wanted = 0, bound = 0;
-    k.codes(w, r, 0, columns, codes.data());
-    k.values(w, codes.data(), columns, values.data());
-    for (std::size_t c = 0; c < columns; ++c) {
-      std::uint32_t code = 0;
-      for (int b = 0; b < bits; ++b) {
-        const std::size_t at = c * bits + b;
-        code |= (words[r * w.row_bytes + at / 8] >> at % 8 & 1u) << b;
-      }
-      expect(values[c], static_cast<double>(code) - w.base, 0, "value");
-      const double term = (static_cast<double>(code) - w.base) * scale[r * w.across + c / wide] * x[c];
-      wanted += term, bound += std::abs(term);
-    }
-    expect(y[r], wanted, 4e-6 * bound + 1e-6, "product");
-  }
-}
 
 void check_between(const BetweenKernels& k, std::size_t n, std::size_t queries, std::size_t keys) {
   std::vector<float> x(n), up(n), gelu(n), gate(n), other(n), gain(n), out(n);
@@ -95,18 +47,42 @@ void check_between(const BetweenKernels& k, std::size_t n, std::size_t queries, 
   }
 }
 
-void check(const PackedKernels& k, const BetweenKernels& between) {
+void check_products(const PackedKernels& k) {
   for (int bits = 1; bits <= 8; ++bits)
-    for (const std::size_t columns : {1, 17, 64, 130, 700})
-      for (const std::size_t wide : {columns, std::size_t{64}, std::size_t{128}})
-        if (wide <= columns) check_products(k, bits, 9, columns, wide);
-  for (const std::size_t n : {1, 15, 16, 50}) check_between(between, n, n % 7 + 1, n % 7 + 1 + n);
-  std::printf("%s: %d failures\n", k.name, failures);
+    for (const std::size_t columns : {1, 3, 17, 64, 130, 200, 512, 700, 1100})
+      for (const std::size_t wide : {columns, std::size_t{7}, std::size_t{16}, std::size_t{20}, std::size_t{32},
+                                     std::size_t{64}, std::size_t{128}})
+        for (const Grid grid : {Grid::linear, Grid::whole, Grid::real}) {
+          if (wide > columns) continue;
+          // What else may differ takes turns.
+          const std::size_t turn = random_bits() % 8, rows = turn % 2 ? 9 : 14;
+          const Case of(k, bits, rows, columns, wide, turn < 2 ? 3 : 1, grid, turn % 3 ? Size::usual : Size::mixed,
+                        turn & 2, turn & 4);
+          check_rows(k, of);
+          check_few(k, of, 1 + turn % 3, grid != Grid::real);
+          if (grid != Grid::real) check_batch(k, of, 5 + turn * 2);
+        }
+}
+
+// Sets without steps between products of their own use the plain ones.
+void check(const PackedKernels& k, const BetweenKernels* between) {
+  const int before = failures;
+  check_products(k);
+  for (const std::size_t n : {1, 15, 16, 50})
+    if (between) check_between(*between, n, n % 7 + 1, n % 7 + 1 + n);
+  std::printf("%s: %d failures\n", k.name, failures - before);
 }
 
 }  // namespace
 
 int main() {
-  check(packed_kernels_plain, between_kernels_plain);
+  check(packed_kernels_plain, &between_kernels_plain);
+#if defined(__aarch64__)
+  check(packed_kernels_neon, nullptr);
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) check(packed_kernels_dotprod, nullptr);
+#elif defined(TERCILE_CHECK_AVX2)
+  check(packed_kernels_avx2, &between_kernels_avx2);
+  check(packed_kernels_avxvnni, nullptr);
+#endif
   return failures > 0;
 }

@@ -69,28 +69,6 @@ TERCILE_INLINE void run_codes(const std::uint8_t* from, ByteRegister* codes) {
   codes[1] = reinterpret_cast<ByteRegister>(codes32<bits>(from + 4 * bits));
 }
 
-TERCILE_INLINE __m256i wide_codes(const std::uint8_t* codes) {
-  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
-}
-
-static void values_avx2(const PackedRows& w, const std::uint8_t* codes, std::size_t count, float* out) {
-  std::size_t i = 0;
-  if (w.linear) {
-    const __m256i base = _mm256_set1_epi32(w.base);
-    for (; i + 8 <= count; i += 8)
-      _mm256_storeu_ps(out + i, _mm256_cvtepi32_ps(_mm256_sub_epi32(wide_codes(codes + i), base)));
-  } else if (w.bits <= 4) {
-    const __m256 low = _mm256_loadu_ps(w.table), high = _mm256_loadu_ps(w.table + 8);
-    for (; i + 8 <= count; i += 8) {
-      const __m256i code = wide_codes(codes + i);
-      const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));  // bit 3 becomes the sign
-      _mm256_storeu_ps(out + i, _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code),
-                                                 _mm256_permutevar8x32_ps(high, code), upper));
-    }
-  }
-  for (; i < count; ++i) out[i] = w.table[codes[i]];
-}
-
 struct Table16 {
   __m256i bytes;
 };

@@ -1,11 +1,12 @@
-// Products of a few rows of activations with codes as they are stored, for AVX2 and NEON: four rows of the matrix at a
-// time, so that activations are read once for all four and memory delivers four streams.
+// Products of a few rows of activations with codes as they are stored, for AVX2 and NEON: some rows of the matrix at a
+// time, so that activations are read once for all of them and memory delivers as many streams.
 #pragma once
 #include "packed_order.hpp"
 
 namespace tercile::TERCILE_TARGET {
 
-constexpr int kTogether = 8;
+// Rows of the matrix at a time: as many as keep memory busy and their sums in registers.
+constexpr int kTogether = kHeld == 8 ? 8 : 4;
 
 // Scales of the lanes of a register whose blocks are `index`: one for all, or lane by lane.
 template <bool even>

@@ -167,4 +167,29 @@ TERCILE_INLINE void values_of(ByteRegister codes, const Table& table, Register v
                                    : reinterpret_cast<Register>(all[j]);
 }
 
+template <Look how>
+static void values_by(const PackedRows& w, const std::uint8_t* codes, std::size_t count, float* out) {
+  const Table table = table_of(w);
+  std::size_t i = 0;
+  for (; i + kRegisterBytes <= count; i += kRegisterBytes) {
+    Register value[4];
+    values_of<how>(load_bytes(codes + i), table, value);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j)
+#pragma GCC unroll 2
+      for (int part = 0; part < kHeld / 4; ++part)
+        __builtin_memcpy(out + i + 16 * part + 4 * j, reinterpret_cast<const float*>(&value[j]) + 4 * part, 16);
+  }
+  for (; i < count; ++i) out[i] = w.table[codes[i]];
+}
+
+static void values_of_row(const PackedRows& w, const std::uint8_t* codes, std::size_t count, float* out) {
+  switch (look_of(w)) {
+    case Look::halves: return values_by<Look::halves>(w, codes, count, out);
+    case Look::bytes: return values_by<Look::bytes>(w, codes, count, out);
+    case Look::linear: return values_by<Look::linear>(w, codes, count, out);
+    default: return values_by<Look::memory>(w, codes, count, out);
+  }
+}
+
 }  // namespace tercile::TERCILE_TARGET

@@ -19,6 +19,10 @@ const PackedKernels& packed_kernels() {
       return packed_kernels_avx512;
     if (name == "avxvnni") return packed_kernels_avxvnni;
     if (name != "plain") return packed_kernels_avx2;
+#elif defined(__aarch64__)
+    const std::string name = kernels().name;
+    if (name == "dotprod") return packed_kernels_dotprod;
+    if (name == "neon") return packed_kernels_neon;
 #endif
     return packed_kernels_plain;
   }();

@@ -144,6 +144,9 @@ extern const PackedKernels packed_kernels_plain;
 extern const PackedKernels packed_kernels_avx2;
 extern const PackedKernels packed_kernels_avxvnni;
 extern const PackedKernels packed_kernels_avx512;
+#elif defined(__aarch64__)
+extern const PackedKernels packed_kernels_neon;
+extern const PackedKernels packed_kernels_dotprod;
 #endif
 
 }  // namespace tercile

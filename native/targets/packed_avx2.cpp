@@ -8,7 +8,7 @@
 namespace tercile {
 using namespace packed_avx2;
 const PackedKernels packed_kernels_avx2 = {
-    "avx2",      true,           codes_of_row, values_avx2,     scales_of_row,  arrange_floats,
+    "avx2",      true,           codes_of_row, values_of_row,   scales_of_row,  arrange_floats,
     arrange_signed, dot_floats,     dot_wholes,   dot_lanes,       sum_bytes,      round_row,
     affine,         kPanelRows,     panel_floats, multiply_floats, panel_bytes,    panel_words,
     tile_bytes,     multiply_bytes, finish,       read_words,      shift_in_plain, look_up_floats,
