@@ -95,55 +95,70 @@ TERCILE_INLINE void sums_of_tile(const std::int8_t* x, std::size_t columns, std:
   for (; at < bytes; ++at) sum[at / 4 % tokens] += x[at];
 }
 
+constexpr int kPanelRegisters = kPanelRows / kHeld;
+
+template <int bits>
+constexpr bool kLess = !kUnsigned && bits == 8;
+
+// Four columns; sums are settled after each where there is room for no more.
+template <int tokens, int bits, bool alone>
+TERCILE_INLINE void add_quad(const std::int8_t* x, const std::uint8_t* panel, Adder (&sum)[tokens][kPanelRegisters]) {
+  ByteRegister codes[kPanelRegisters];
+#pragma GCC unroll 4
+  for (int l = 0; l < kPanelRegisters; ++l) {
+    codes[l] = load_bytes(panel + l * kRegisterBytes);
+    if constexpr (kLess<bits>) codes[l] ^= all_bytes(128);
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < tokens; ++t) {
+    std::int32_t four;
+    __builtin_memcpy(&four, x + 4 * t, 4);
+    const ByteRegister value = reinterpret_cast<ByteRegister>(IntRegister{} + four);
+#pragma GCC unroll 4
+    for (int l = 0; l < kPanelRegisters; ++l) {
+      if constexpr (alone) sum[t][l].open();
+      sum[t][l].template put<bits>(codes[l], value);
+      if constexpr (alone) sum[t][l].settle();
+    }
+  }
+}
+
 // x: quads of columns, `tokens` of them side by side. Codes of the panel are below 2^bits.
 template <int tokens, int bits>
 static void multiply_tile(const std::int8_t* x, const std::uint8_t* panel, const PanelParts& parts,
                           const std::int32_t* start, float* y, std::size_t y_step) {
-  constexpr int across = kPanelRows / kHeld;
-  constexpr bool less = !kUnsigned && bits == 8;
   for (std::size_t part = 0; part < parts.count; ++part) {
     std::int32_t first[tokens];
     for (int t = 0; t < tokens; ++t) first[t] = start[static_cast<std::size_t>(t) * parts.start_step + part];
-    if constexpr (less) {
+    if constexpr (kLess<bits>) {
       std::int32_t sum[tokens];
       sums_of_tile<tokens>(x, parts.columns[part], sum);
       for (int t = 0; t < tokens; ++t) first[t] += 128 * sum[t];
     }
-    Adder sum[tokens][across];
+    Adder sum[tokens][kPanelRegisters];
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t)
 #pragma GCC unroll 4
-      for (int l = 0; l < across; ++l) sum[t][l].sum = IntRegister{} + first[t];
-    for (std::size_t left = parts.columns[part] / 4; left > 0;) {
+      for (int l = 0; l < kPanelRegisters; ++l) sum[t][l].sum = IntRegister{} + first[t];
+    std::size_t left = parts.columns[part] / 4;
+    if constexpr (kRoom<bits> == 1)
+      for (; left > 0; --left, x += 4 * tokens, panel += 4 * kPanelRows) add_quad<tokens, bits, true>(x, panel, sum);
+    while (left > 0) {
       const std::size_t now = left < kRoom<bits> ? left : kRoom<bits>;
       left -= now;
 #pragma GCC unroll 8
       for (int t = 0; t < tokens; ++t)
 #pragma GCC unroll 4
-        for (int l = 0; l < across; ++l) sum[t][l].open();
-      for (std::size_t quad = 0; quad < now; ++quad, x += 4 * tokens, panel += 4 * kPanelRows) {
-        ByteRegister codes[across];
-#pragma GCC unroll 4
-        for (int l = 0; l < across; ++l) {
-          codes[l] = load_bytes(panel + l * kRegisterBytes);
-          if constexpr (less) codes[l] ^= all_bytes(128);
-        }
-#pragma GCC unroll 8
-        for (int t = 0; t < tokens; ++t) {
-          std::int32_t four;
-          __builtin_memcpy(&four, x + 4 * t, 4);
-          const ByteRegister value = reinterpret_cast<ByteRegister>(IntRegister{} + four);
-#pragma GCC unroll 4
-          for (int l = 0; l < across; ++l) sum[t][l].template put<bits>(codes[l], value);
-        }
-      }
+        for (int l = 0; l < kPanelRegisters; ++l) sum[t][l].open();
+      for (std::size_t quad = 0; quad < now; ++quad, x += 4 * tokens, panel += 4 * kPanelRows)
+        add_quad<tokens, bits, false>(x, panel, sum);
 #pragma GCC unroll 8
       for (int t = 0; t < tokens; ++t)
 #pragma GCC unroll 4
-        for (int l = 0; l < across; ++l) sum[t][l].settle();
+        for (int l = 0; l < kPanelRegisters; ++l) sum[t][l].settle();
     }
 #pragma GCC unroll 4
-    for (int l = 0; l < across; ++l) {
+    for (int l = 0; l < kPanelRegisters; ++l) {
       const Register scale = load_register(parts.scale + part * kPanelRows + l * kHeld);
 #pragma GCC unroll 8
       for (int t = 0; t < tokens; ++t) {
