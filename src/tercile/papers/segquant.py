@@ -36,8 +36,9 @@ MEASURED_ON = (
     "six time steps; Fréchet distance of pictures drawn by 20 steps of DDIM from the float model's (same noise) and "
     "from real ones, in the features of digits-cnn; and the time of a product with two scales on the packed int8 "
     "kernels, beside one with one scale. A first run, on seeds 0 to 2, rounded both ends as well and weights to "
-    "nearest, and passed 4 of these 14 checks: rounding the picture itself made four fifths of the error at 8 bits, "
-    "and at 4 bits no way drew digits"
+    "nearest, and passed 4 of these 14 checks: rounding the picture itself made four fifths of the error of 8 bits at "
+    "step 20. At 4 bits, segments cut the error of a scale a weight from 0.157 to 0.061, but a scale a row had 0.042, "
+    "and of no way's pictures were more than 0.68 recognised"
 )
 BASELINE = (
     "a scale for each whole weight and for each layer's inputs; then stronger: a scale a row of the weight, zero "
