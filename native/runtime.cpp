@@ -50,9 +50,9 @@ void bind_runtime(nb::module_& module) {
       .def("rows", &rows, "ids"_a, "out"_a.noconvert(), free);
   nb::class_<PackedLayer>(module, "PackedLayer")
       .def(nb::init<const PackedMatrix*, std::optional<Array<const float, 1>>, std::optional<Array<const float, 2>>, bool,
-                    float, const PackedMatrix*, std::optional<Array<const float, 1>>, const PackedMatrix*>(),
-           "matrix"_a, "signs"_a.none(), "across"_a.none(), "rounded"_a, "step"_a, "right"_a.none(), "scale"_a.none(),
-           "left"_a.none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 7>(), nb::keep_alive<1, 9>())
+                    float, const PackedMatrix*, const PackedMatrix*>(),
+           "matrix"_a, "signs"_a.none(), "across"_a.none(), "rounded"_a, "step"_a, "right"_a.none(),
+           "left"_a.none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 7>(), nb::keep_alive<1, 8>())
       .def("multiply", &multiply, "x"_a, "y"_a.noconvert(), free);
   module.def("packed_kernels", [] { return std::string(packed_kernels().name); },
              "Name of the instruction set that products with stored matrices use.");

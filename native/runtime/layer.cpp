@@ -2,6 +2,9 @@
 
 #include <stdexcept>
 
+#include "decoder.hpp"
+#include "products.hpp"
+
 namespace tercile {
 
 const float* Activations::floats(const Rotation* rotation) const {
@@ -25,14 +28,12 @@ const Rounded& Activations::rounded(const Rotation* rotation) const {
 
 PackedLayer::PackedLayer(const PackedMatrix* matrix, std::optional<Array<const float, 1>> signs,
                          std::optional<Array<const float, 2>> across, bool rounded, float step,
-                         const PackedMatrix* right, std::optional<Array<const float, 1>> scale, const PackedMatrix* left)
-    : matrix_(matrix), right_(right), left_(left), scale_(scale), rounded_(rounded), step_(step) {
+                         const PackedMatrix* right, const PackedMatrix* left)
+    : matrix_(matrix), right_(right), left_(left), rounded_(rounded), step_(step) {
   if (signs.has_value() != across.has_value()) throw std::invalid_argument("signs and across go together");
   if (signs) rotation_.emplace(*signs, *across, columns());
-  if (!right != !left || !right != !scale) throw std::invalid_argument("right, scale and left go together");
-  if (!right) return;
-  const std::size_t rank = right->rows();
-  if (right->columns() != columns() || left->rows() != rows() || left->columns() != rank || scale->shape(0) != rank)
+  if (!right != !left) throw std::invalid_argument("right and left go together");
+  if (right && (right->columns() != columns() || left->columns() != rows() || left->rows() != right->rows()))
     throw std::invalid_argument("the branch does not fit the matrix");
 }
 
@@ -45,13 +46,32 @@ void PackedLayer::multiply(const Activations& x, const Output& to) const {
   } else {
     matrix_->multiply(x.rounded(rotation), to);
   }
-  if (!right_) return;
-  const std::size_t rank = right_->rows();
+  if (right_) add_branch(x, to);
+}
+
+// A row of the left factor is a column of what is multiplied: cut into pieces, rows are panels as they are.
+void PackedLayer::add_branch(const Activations& x, const Output& to) const {
+  const PackedKernels& k = packed_kernels();
+  const std::size_t rank = right_->rows(), high = k.panel_rows;
   std::vector<float> between(x.m * rank);
   right_->multiply(x.floats(nullptr), x.m, {between.data(), rank});
-  for (std::size_t t = 0; t < x.m; ++t)
-    for (std::size_t r = 0; r < rank; ++r) between[t * rank + r] *= scale_->data()[r];
-  left_->multiply(between.data(), x.m, {to.y, to.step, nullptr, true});
+  by_rows(rows(), 16 * high, [&](std::size_t first, std::size_t last) {
+    const std::size_t count = last - first;
+    std::vector<float> decoded(rank * count), panel(rank * high), sum(x.m * high);
+    Decoder decoder(*left_, first, last);
+    for (std::size_t c = 0; c < rank; ++c) decoder.floats(c, decoded.data() + c * count);
+    for (std::size_t r = 0; r < count; r += high) {
+      const std::size_t some = std::min(high, count - r);
+      for (std::size_t c = 0; c < rank; ++c) std::copy_n(decoded.data() + c * count + r, some, panel.data() + c * high);
+      float* y = to.y + first + r;
+      if (some == high) {
+        k.multiply_floats(between.data(), rank, x.m, panel.data(), rank, true, y, to.step);
+      } else {
+        k.multiply_floats(between.data(), rank, x.m, panel.data(), rank, false, sum.data(), high);
+        k.finish(sum.data(), high, x.m, some, nullptr, nullptr, true, y, to.step);
+      }
+    }
+  });
 }
 
 }  // namespace tercile

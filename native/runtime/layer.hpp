@@ -26,11 +26,11 @@ class Activations {
 
 class PackedLayer {
  public:
-  // step: of all activations, where they are rounded by a fixed one, else 0. A branch adds left * scale * right of what
-  // is read, as it is.
+  // step: of all activations, where they are rounded by a fixed one, else 0. A branch, of (rank, columns) and (rank, rows),
+  // adds what right and then the transposed left make of activations as they are.
   PackedLayer(const PackedMatrix* matrix, std::optional<Array<const float, 1>> signs,
               std::optional<Array<const float, 2>> across, bool rounded, float step, const PackedMatrix* right,
-              std::optional<Array<const float, 1>> scale, const PackedMatrix* left);
+              const PackedMatrix* left);
 
   std::size_t rows() const { return matrix_->rows(); }
   std::size_t columns() const { return matrix_->columns(); }
@@ -38,9 +38,10 @@ class PackedLayer {
   void multiply(const Activations& x, const Output& to) const;
 
  private:
+  void add_branch(const Activations& x, const Output& to) const;
+
   const PackedMatrix *matrix_, *right_, *left_;
   std::optional<Rotation> rotation_;
-  std::optional<Array<const float, 1>> scale_;
   bool rounded_;
   float step_;
 };

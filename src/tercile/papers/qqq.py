@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from tercile.papers import Check, Size, paper
 from tercile.papers.digits_network import one_thread
 from tercile.papers.rounded_language_model import LanguageModel, forward
+from tercile.papers.seconds import least_seconds
 from tercile.quantization import Scheme
 from tercile.quantization.activations import Dynamic, observe
 from tercile.quantization.ranges import min_max
@@ -128,13 +129,7 @@ def speed(side: int, seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for rows in (1, 256):
         x = random.normal(size=(rows, side)).astype(np.float32)
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(6):
-            for name, product in ways.items():
-                start = time.perf_counter()
-                for _ in range(10 if rows == 1 else 1):
-                    product(x)
-                if turn:  # the first warms up
-                    seconds[name].append((time.perf_counter() - start) / (10 if rows == 1 else 1))
-        found |= {f"{name}_{rows}_seconds": min(taken) for name, taken in seconds.items()}
+        turns = {name: partial(product, x) for name, product in ways.items()}
+        seconds = least_seconds(turns, calls=10 if rows == 1 else 1)
+        found |= {f"{name}_{rows}_seconds": least for name, least in seconds.items()}
     return found

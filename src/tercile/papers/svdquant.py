@@ -12,10 +12,14 @@ from torch import nn
 
 from tercile.papers import Check, Size, paper
 from tercile.papers.digits_network import one_thread
+from tercile.papers.seconds import least_seconds
 from tercile.papers.sentence_encoder import SentenceEncoder
 from tercile.quantization import Scheme
 from tercile.quantization.activations import Dynamic
 from tercile.quantization.hadamard import rotate
+from tercile.quantization.low_rank import FACTORS, LowRank
+from tercile.quantization.ranges import min_max
+from tercile.quantization.runtime import PackedMatrix
 from tercile.quantization.solvers import round_to_nearest
 from tercile.quantization.transforms import Branched, absorb
 
@@ -29,7 +33,9 @@ MEASURED_ON = (
     "the linear layers of three blocks of MiniLM (the paper has diffusion models), weights and inputs as 4-bit "
     "integers by groups of 64, inputs rounded as they come: 1 - cosine of the embeddings of held-out texts, and the "
     "squared change of each layer's outputs as a share of each one's variance, on calibration texts, as a geometric "
-    "mean over layers. The branch's cost is counted in multiplications; the fused kernel is not built, nothing is timed"
+    "mean over layers. The branch's cost is that of packed products, one thread: 4-bit integers by groups of 64 with "
+    "8-bit activations, a square matrix, 1 and 256 rows, alone, with an 8-bit branch in the same call, and with one of "
+    "floats added by torch"
 )
 BASELINE = (
     "with the same integers and all weights rounded to nearest: nothing else; smoothing, its strength searched for "
@@ -37,8 +43,16 @@ BASELINE = (
     "adding it to the weight, and splitting and rounding again"
 )
 SIZES: dict[str, dict[str, int | float | str]] = {
-    "quick": {"blocks": 1, "rank": 16, "calibration texts": 8, "held-out texts": 8},
-    "full": {"blocks": 3, "rank": 16, "calibration texts": 64, "held-out texts": 128, "seeds": "texts"},
+    "quick": {"blocks": 1, "rank": 16, "calibration texts": 8, "held-out texts": 8, "timed side": 512},
+    "full": {
+        "blocks": 3,
+        "rank": 16,
+        "calibration texts": 64,
+        "held-out texts": 128,
+        "timed side": 4096,
+        "timed rank": 32,
+        "seeds": "texts",
+    },
 }
 SEEDS = (0, 1)
 RULE = (
@@ -51,6 +65,9 @@ RULE = (
     ),
     Check("svdquant_output_error", at_most="branch_alone_output_error"),
     Check("branch_products", at_most="0.1"),
+    Check("fused_1_seconds", at_most="1.1 * without_1_seconds", quick=False),
+    Check("fused_256_seconds", at_most="1.1 * without_256_seconds", quick=False),
+    Check("fused_256_seconds", at_most="apart_256_seconds", quick=False),
     Check("adapter_error", at_most="0.01"),
     Check("adapter_error", at_most="0.1 * adapter_rounded_again_error"),
 )
@@ -129,6 +146,7 @@ def experiment(size: Size, seed: int) -> dict[str, float]:
     products, whole = sum(rank * (m + n) for m, n in shapes), sum(m * n for m, n in shapes)
     measured["branch_products"] = products / whole
     measured["svdquant_bits"] = 8 * SCHEME.nbytes((384, 384)) / 384**2 + 16 * measured["branch_products"]
+    measured |= _seconds(int(sizes["timed side"]), int(sizes.get("timed rank", rank)), seed)
     return measured | _adapter(encoder, inputs, rank, seed)
 
 
@@ -171,6 +189,29 @@ def _change(layer: Layer, weight: np.ndarray, inputs: np.ndarray) -> float:
     wanted = inputs @ weight.T
     got = layer(torch.from_numpy(inputs)).numpy()
     return float((np.square(got - wanted, dtype=np.float64).mean(axis=0) / wanted.var(axis=0, dtype=np.float64)).mean())
+
+
+def _seconds(side: int, rank: int, seed: int) -> dict[str, float]:
+    """Seconds of a packed product with 1 and with 256 rows: without a branch, with it in the same call, and apart."""
+    random = np.random.default_rng(seed)
+    rest = round_to_nearest(random.normal(size=(side, side)).astype(np.float32), None, SCHEME, min_max)
+    up, down = (random.normal(size=(rank, side)).astype(np.float32) for _ in range(2))
+    branch = LowRank(*(round_to_nearest(factor, None, FACTORS, min_max) for factor in (up, down)))
+    without = PackedMatrix.from_qtensor(rest, "int8").matmul
+    fused = PackedMatrix.from_qtensor(rest, "int8", branch=branch).matmul
+    found: dict[str, float] = {}
+    for rows in (1, 256):
+        x = random.normal(size=(rows, side)).astype(np.float32)
+        floats = torch.from_numpy(x)
+
+        def apart(x: np.ndarray = x, floats: torch.Tensor = floats) -> torch.Tensor:
+            return torch.from_numpy(without(x)) + (floats @ torch.from_numpy(down).T) @ torch.from_numpy(up)
+
+        ways: dict[str, Callable[[], object]]
+        ways = {"without": partial(without, x), "fused": partial(fused, x), "apart": apart}
+        seconds = least_seconds(ways, turns=9, calls=20 if rows == 1 else 1)
+        found |= {f"{name}_{rows}_seconds": least for name, least in seconds.items()}
+    return found
 
 
 def _adapter(encoder: SentenceEncoder, inputs: Mapping[str, np.ndarray], rank: int, seed: int) -> dict[str, float]:

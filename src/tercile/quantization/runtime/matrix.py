@@ -104,15 +104,17 @@ class PackedMatrix:
             raise ValueError("unfold is for activations='int8' alone; leave it out")
         if 0 in as_matrix(q.shape):
             raise ValueError(f"a tensor of shape {q.shape} is empty; there is nothing to multiply with")
-        rows, columns = as_matrix(q.shape)
-        places = row_place(rows) if q.scheme.mixed else None
-        beside = None if branch is None else Branch.beside(branch, (rows, columns), places)
+        beside = None if branch is None else Branch.beside(branch, as_matrix(q.shape))
         return cls(q, activations, activation_scale, layout_of(q, unfold), beside, unfold)
 
     @functools.cached_property
     def native(self) -> _native.PackedLayer:
-        """The matrix as compiled code multiplies by it, with all that belongs to it; rows lie as they are stored."""
-        columns, rotated, branch = self.shape[1], self.stored.scheme.rotated, self.branch
+        """The matrix as compiled code multiplies by it.
+
+        Its rows lie as they are stored. If that is not their order, the branch is not in it.
+        """
+        scheme, columns = self.stored.scheme, self.shape[1]
+        rotated, branch = scheme.rotated, None if scheme.mixed else self.branch
         return _native.PackedLayer(
             self.layout.native,
             signs(columns) if rotated else None,
@@ -120,7 +122,6 @@ class PackedMatrix:
             self.activations == "int8",
             self.activation_scale or 0.0,
             branch.right.native if branch else None,
-            branch.scale if branch else None,
             branch.left.native if branch else None,
         )
 
@@ -171,6 +172,8 @@ class PackedMatrix:
         self.native.multiply(x, y)
         if self.stored.scheme.mixed:
             y = np.ascontiguousarray(y[:, row_place(rows)])
+            if self.branch is not None:
+                y += self.branch.product(x)
         return y
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
@@ -210,4 +213,4 @@ class PackedMatrix:
         self.layout.native.rows(np.ascontiguousarray(places, dtype=np.int64), out)
         if self.stored.scheme.rotated and len(ids):
             out = rotate_back(out)
-        return out if self.branch is None else out + self.branch.rows(places)
+        return out if self.branch is None else out + self.branch.rows(ids)
