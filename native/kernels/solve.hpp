@@ -8,20 +8,34 @@ namespace tercile::TERCILE_TARGET {
 constexpr int kParts = kTileRows / kLanes;
 constexpr int kTogether = 4;  // columns that read the errors of earlier ones in one pass
 
-// Adds errors[q] * factor_row[q] to each of `count` sums, for q from `last` down to `stop`, not included.
-template <int count>
+// Registers of a tile's rows that four columns' sums leave room for.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kPass = 4;  // of 32
+#else
+constexpr int kPass = 2;  // of 16
+#endif
+
+// Sums of errors[q] * row[q] for each of some rows, for q from `last` down to `stop`, not included.
 TERCILE_INLINE void gather(Lanes (&sums)[kTogether][kParts], const float* errors, const float* const* rows, int last,
                            int stop) {
-  for (int q = last; q > stop; --q) {
-    Lanes e[kParts];
-#pragma GCC unroll 8
-    for (int part = 0; part < kParts; ++part) e[part] = load(errors + static_cast<std::ptrdiff_t>(q) * kTileRows + part * kLanes);
-#pragma GCC unroll 8
-    for (int c = 0; c < count; ++c) {
-      const float f = rows[c][q];
-#pragma GCC unroll 8
-      for (int part = 0; part < kParts; ++part) sums[c][part] += e[part] * f;
+  for (int at = 0; at < kTileRows; at += kPass * kHeld) {
+    Register sum[kTogether][kPass] = {};
+    for (int q = last; q > stop; --q) {
+      Register e[kPass];
+#pragma GCC unroll 4
+      for (int i = 0; i < kPass; ++i)
+        e[i] = load_register(errors + static_cast<std::ptrdiff_t>(q) * kTileRows + at + i * kHeld);
+#pragma GCC unroll 4
+      for (int c = 0; c < kTogether; ++c) {
+        const float f = rows[c][q];
+#pragma GCC unroll 4
+        for (int i = 0; i < kPass; ++i) sum[c][i] += e[i] * f;
+      }
     }
+#pragma GCC unroll 4
+    for (int c = 0; c < kTogether; ++c)
+#pragma GCC unroll 4
+      for (int i = 0; i < kPass; ++i) store_register(reinterpret_cast<float*>(sums[c]) + at + i * kHeld, sum[c][i]);
   }
 }
 
@@ -50,8 +64,8 @@ static inline void solve(const float* w, int columns, const float* factor, const
     const int count = last + 1 < kTogether ? last + 1 : kTogether;
     const float* rows[kTogether];
     for (int c = 0; c < kTogether; ++c) rows[c] = row(last - c > 0 ? last - c : 0);
-    Lanes sums[kTogether][kParts] = {};
-    gather<kTogether>(sums, error, rows, columns - 1, last);
+    Lanes sums[kTogether][kParts];
+    gather(sums, error, rows, columns - 1, last);
     for (int c = 0; c < count; ++c) {
       const std::ptrdiff_t p = last - c, at = p * kTileRows, group = group_of[p] * static_cast<std::ptrdiff_t>(kTileRows);
       for (int q = last; q > p; --q)
@@ -76,8 +90,8 @@ static inline void descend(const float* w, int columns, const float* hessian, co
     const int count = last + 1 < kTogether ? last + 1 : kTogether;
     const float* rows[kTogether];
     for (int c = 0; c < kTogether; ++c) rows[c] = row(last - c > 0 ? last - c : 0);
-    Lanes sums[kTogether][kParts] = {};
-    gather<kTogether>(sums, error, rows, columns - 1, -1);
+    Lanes sums[kTogether][kParts];
+    gather(sums, error, rows, columns - 1, -1);
     for (int c = 0; c < count; ++c) {
       const std::ptrdiff_t p = last - c, at = p * kTileRows, group = group_of[p] * static_cast<std::ptrdiff_t>(kTileRows);
       Lanes before[kParts];
