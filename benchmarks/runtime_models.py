@@ -102,6 +102,9 @@ def minilm(folder: Path, repeats: int) -> dict[str, Any]:
         for activations in ("float", "int8"):
             runtime = open_runtime(place, activations=activations)
             sides[name if activations == "float" else f"{name}, int8 activations"] = _call(runtime.module)
+        if place == small:
+            runtime = open_runtime(place, activations="int8", unfold=True)
+            sides[f"{name}, int8 activations, unfolded"] = _call(runtime.module)
     start = time.perf_counter()
     open_runtime(next(iter(folders.values())))
     opened = time.perf_counter() - start
