@@ -28,8 +28,15 @@ TERCILE_INLINE __m256 sums_of_eight(const __m512 x[8]) {
   return _mm256_add_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20), _mm256_permute2f128_ps(four[0], four[1], 0x31));
 }
 
-TERCILE_INLINE float offsets_of(const PackedRows& w, std::size_t row, const float* sums) {
-  return w.offset ? dot_lanes(w.offset + row / w.tall * w.across, sums, w.across) : 0.0f;
+// Sums that are brought to their size, with the offsets of a row times what they are multiplied with, spread over lanes.
+TERCILE_INLINE __m512 with_offsets(const PackedRows& w, std::size_t row, const float* sums, float size, __m512 total) {
+  const float* offset = w.offset + row / w.tall * w.across;
+  total = _mm512_mul_ps(total, _mm512_set1_ps(size));
+  for (std::size_t b = 0; b < w.across; b += 16) {
+    const __mmask16 there = static_cast<__mmask16>(w.across - b < 16 ? (1u << (w.across - b)) - 1u : 0xffffu);
+    total = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(there, offset + b), _mm512_maskz_loadu_ps(there, sums + b), total);
+  }
+  return total;
 }
 
 // What both products share, for some rows and some tokens at once: every lane of `total` sums scaled products.
@@ -157,20 +164,30 @@ static void dot_rows(const PackedRows& w, const Product& product, std::size_t ro
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t) dot.total[r][t] = _mm512_setzero_ps();
   dot.all();
+  float size[tokens];
+#pragma GCC unroll 8
+  for (int t = 0; t < tokens; ++t) {
+    size[t] = product.size(token + t);
+    if (!w.offset) continue;
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+      dot.total[r][t] = with_offsets(w, row + r, product.x.sums + (token + t) * w.across, size[t], dot.total[r][t]);
+    size[t] = 1.0f;
+  }
   if constexpr (rows == 8 && tokens == 1) {
     __m512 sums[8];
 #pragma GCC unroll 8
     for (int r = 0; r < 8; ++r) sums[r] = dot.total[r][0];
     alignas(32) float eight[8];
     _mm256_store_ps(eight, sums_of_eight(sums));
-    for (int r = 0; r < 8; ++r) y[token * y_step + row + r] = product.end(eight[r], token, row + r);
+    for (int r = 0; r < 8; ++r) y[token * y_step + row + r] = eight[r] * size[0];
     return;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t)
-      y[(token + t) * y_step + row + r] = product.end(_mm512_reduce_add_ps(dot.total[r][t]), token + t, row + r);
+      y[(token + t) * y_step + row + r] = _mm512_reduce_add_ps(dot.total[r][t]) * size[t];
 }
 
 template <typename C, Look look>
@@ -194,9 +211,7 @@ struct FloatProduct {
       }
     });
   }
-  float end(float total, std::size_t token, std::size_t row) const {
-    return total + offsets_of(w, row, x.sums + token * w.across);
-  }
+  float size(std::size_t) const { return 1.0f; }
 };
 
 template <typename C, bool mapped>
@@ -222,9 +237,7 @@ struct WholeProduct {
             sum[t], codes, _mm512_loadu_si512(x.x + (token + t) * x.step + (number * C::kPlanes + plane) * kRun));
     });
   }
-  float end(float total, std::size_t token, std::size_t row) const {
-    return total * (w.unit * x.scale[token]) + offsets_of(w, row, x.sums + token * w.across);
-  }
+  float size(std::size_t token) const { return w.unit * x.scale[token]; }
 };
 
 template <typename Product>
