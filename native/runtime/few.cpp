@@ -5,9 +5,10 @@
 namespace tercile {
 namespace {
 
-// Rows of a piece: some 64 KB of words, and no more than a share for each thread.
+// Rows of a piece: a megabyte of words, for what lies behind its end is asked for in vain and its beginning has to be waited
+// for; and no more than a share for each thread.
 std::size_t piece_rows(const PackedRows& w) {
-  const std::size_t enough = std::max<std::size_t>(8, (1 << 16) / w.row_bytes);
+  const std::size_t enough = std::max<std::size_t>(8, (std::size_t{1} << 20) / w.row_bytes);
   const std::size_t share = (w.rows + threads() - 1) / threads();
   return std::max<std::size_t>(8, (std::min(enough, share) + 7) / 8 * 8);
 }
