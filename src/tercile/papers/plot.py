@@ -96,7 +96,7 @@ def _panel(axes: Axes, evidence: Evidence, result: CheckResult) -> None:
     edges = [edge for row in rows for edge in (row - 0.5, row + 0.5)]
     limits = [limit for limit in result.limits for _ in range(2)]
     axes.fill_betweenx(edges, limits, low if check.at_most is not None else high, color=GOOD, linewidth=0)
-    axes.plot(limits, edges, color=LIMIT, linewidth=1.4, label=f"limit: {check.text}")
+    axes.plot(limits, edges, color=LIMIT, linewidth=1.4, label="limit")
     for index, name in enumerate(baselines):
         marker = "sD^v<>"[index % 6]
         values = evidence.measured[name].values
@@ -113,10 +113,10 @@ def _panel(axes: Axes, evidence: Evidence, result: CheckResult) -> None:
     axes.set_ylabel("seed", size=7.5, color="#555555")
     axes.set_xlabel(ours.unit or check.quantity.replace("_", " "), size=8.5)
     passed = f"passes on {sum(result.passed)} of {len(rows)}"
-    axes.set_title(
-        f"{textwrap.shorten(str(check), 88, placeholder=' ...')}, {passed}", size=8.5, loc="left", pad=17
-    )
     handles, labels = axes.get_legend_handles_labels()
+    lines = -(-len(labels) // 4)
+    said = f"{textwrap.shorten(str(check), 88, placeholder=' ...')}, {passed}"
+    axes.set_title(said, size=8.5, loc="left", pad=6 + 11 * lines)
     axes.legend(
         handles[::-1], labels[::-1], loc="lower left", bbox_to_anchor=(0.0, 0.98), ncols=4, frameon=False,
         fontsize=7.5, borderpad=0.1, handletextpad=0.4, columnspacing=1.2,
