@@ -69,13 +69,18 @@ class _Joined:
 
     def __init__(self, layer: Any, apart: Any) -> None:
         self._layer, self._apart = layer, apart
-        self._matrices: tuple[Any, ...] = ()
+        self._config = layer.attention.self.config
+        # Where each linear layer is kept: looking there costs less than asking modules for attributes, in every call.
+        self._places = [
+            (part(layer, holder)._modules, name) for holder, _, name in (n.rpartition(".") for n in _LINEARS)
+        ]
+        self._matrices: list[Any] = []
         self._block: Any = None
 
     def __call__(self, hidden_states: torch.Tensor, attention_mask: Any = None, *rest: Any, **more: Any) -> Any:
         layer, x = self._layer, hidden_states
         asks = any(value is not None for value in rest) or any(v is not None and v is not False for v in more.values())
-        if asks or layer.training or layer.attention.self.config.output_attentions or x.requires_grad:
+        if asks or layer.training or self._config.output_attentions or x.requires_grad:
             return self._apart(hidden_states, attention_mask, *rest, **more)
         count, length, width = x.shape
         mask = _scores_mask(attention_mask, count, length)
@@ -85,9 +90,9 @@ class _Joined:
         return torch.from_numpy(out).reshape(x.shape).to(x.dtype)
 
     def _native(self) -> Any:
-        linears = [part(self._layer, name) for name in _LINEARS]
-        matrices = tuple(linear.matrix for linear in linears)
-        if len(self._matrices) != 6 or any(a is not b for a, b in zip(matrices, self._matrices, strict=True)):
+        linears = [kept[name] for kept, name in self._places]
+        matrices = [linear.matrix for linear in linears]
+        if list(map(id, matrices)) != list(map(id, self._matrices)):
             norms = [part(self._layer, name) for name in _NORMS]
             self._block = _native.EncoderBlock(
                 tuple(matrix.native for matrix in matrices),
