@@ -7,7 +7,6 @@ namespace {
 
 constexpr std::size_t kFloatChunk = 256;  // columns of a panel: it stays in the nearest cache
 constexpr std::size_t kByteChunk = 512;
-constexpr std::size_t kPieceRows = 64;    // rows that a thread takes at a time
 
 // Parts of columns that share a block and a chunk.
 struct Parts {
@@ -44,6 +43,12 @@ struct Apart {
   }
 };
 
+// Rows that a thread takes at a time: more where there are few activations, as each piece has memory of its own to get.
+std::size_t piece_rows(std::size_t rows, std::size_t m) {
+  const std::size_t share = (rows + threads() - 1) / threads();
+  return std::min<std::size_t>(m <= 64 ? 256 : 64, std::max<std::size_t>(64, (share + 31) / 32 * 32));
+}
+
 }  // namespace
 
 const std::int8_t* Rounded::tiles(int planes) const {
@@ -58,20 +63,20 @@ const std::int8_t* Rounded::tiles(int planes) const {
 // Columns are taken in chunks whose decoded rows stay near; within one, a trellis goes on from row to row.
 void PackedMatrix::panels(const float* x, std::size_t m, const Output& to) const {
   const PackedKernels& k = packed_kernels();
-  const std::size_t high = k.panel_rows;
+  const std::size_t high = k.panel_rows, piece = piece_rows(w_.rows, m);
   const Apart apart(x, m, w_.columns);
-  by_rows(w_.rows, kPieceRows, [&](std::size_t first, std::size_t last) {
-    Buffer<float> rows(high * kFloatChunk), panel(high * kFloatChunk), sum(m * kPieceRows);
+  by_rows(w_.rows, piece, [&](std::size_t first, std::size_t last) {
+    Buffer<float> rows(high * kFloatChunk), panel(high * kFloatChunk), sum(m * piece);
     for (std::size_t from = 0; from < w_.columns; from += kFloatChunk) {
       const std::size_t count = std::min(kFloatChunk, w_.columns - from);
       Decoder decoder(*this, from, from + count);
       for (std::size_t r = first; r < last; r += high) {
         for (std::size_t i = 0; i < std::min(high, last - r); ++i) decoder.floats(r + i, rows.data() + i * kFloatChunk);
         k.panel_floats(rows.data(), kFloatChunk, count, panel.data());
-        k.multiply_floats(apart.x + from, apart.step, m, panel.data(), count, true, sum.data() + (r - first), kPieceRows);
+        k.multiply_floats(apart.x + from, apart.step, m, panel.data(), count, true, sum.data() + (r - first), piece);
       }
     }
-    k.finish(sum.data(), kPieceRows, m, last - first, nullptr, to.bias ? to.bias + first : nullptr, to.add, to.y + first,
+    k.finish(sum.data(), piece, m, last - first, nullptr, to.bias ? to.bias + first : nullptr, to.add, to.y + first,
              to.step);
   });
 }
@@ -79,7 +84,7 @@ void PackedMatrix::panels(const float* x, std::size_t m, const Output& to) const
 void PackedMatrix::panels(const Rounded& x, const Output& to) const {
   const PackedKernels& k = packed_kernels();
   const Parts parts(w_);
-  const std::size_t m = x.m, count_of_parts = parts.from.size(), high = k.panel_rows;
+  const std::size_t m = x.m, count_of_parts = parts.from.size(), high = k.panel_rows, piece = piece_rows(w_.rows, m);
   const bool words = !trellis_ && (w_.planes > 1 || w_.bits == 8);
   Buffer<std::int32_t> start(m * count_of_parts);
   Buffer<float> sums(w_.offset ? m * w_.across : 0);
@@ -96,9 +101,9 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
   Buffer<std::uint32_t> columns(parts.columns);
   const std::uint32_t unit = 4 * (words ? w_.planes : 1);
   for (std::uint32_t& count : columns) count = (count + unit - 1) / unit * unit;
-  by_rows(w_.rows, kPieceRows, [&](std::size_t first, std::size_t last) {
+  by_rows(w_.rows, piece, [&](std::size_t first, std::size_t last) {
     Buffer<std::uint8_t> rows(words ? 0 : high * kByteChunk), panel(high * kByteChunk);
-    Buffer<float> sum(m * kPieceRows), few(high * parts.most), scales(high * parts.most);
+    Buffer<float> sum(m * piece), few(high * parts.most), scales(high * parts.most);
     for (std::size_t chunk = 0; chunk + 1 < parts.chunk.size(); ++chunk) {
       const std::size_t from = chunk * kByteChunk, count = std::min(kByteChunk, w_.columns - from);
       const std::size_t part = parts.chunk[chunk], some_parts = parts.chunk[chunk + 1] - part;
@@ -122,7 +127,7 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
           k.scales(w_, r + i, from / w_.wide, some_parts, w_.unit, few.data() + i * some_parts);
         k.panel_floats(few.data(), some_parts, some_parts, scales.data());
         const PanelParts now{some_parts, columns.data() + part, start.data() + part, count_of_parts, scales.data()};
-        k.multiply_bytes(tiles, x.step, from, m, panel.data(), now, sum.data() + (r - first), kPieceRows);
+        k.multiply_bytes(tiles, x.step, from, m, panel.data(), now, sum.data() + (r - first), piece);
       }
     }
     for (std::size_t r = first; w_.offset && r < last; r += high) {
@@ -130,9 +135,9 @@ void PackedMatrix::panels(const Rounded& x, const Output& to) const {
       for (std::size_t i = 0; i < std::min(high, last - r); ++i)
         std::copy_n(w_.offset + (r + i) / w_.tall * w_.across, w_.across, offsets.data() + i * w_.across);
       k.panel_floats(offsets.data(), w_.across, w_.across, turned.data());
-      k.multiply_floats(sums.data(), w_.across, m, turned.data(), w_.across, true, sum.data() + (r - first), kPieceRows);
+      k.multiply_floats(sums.data(), w_.across, m, turned.data(), w_.across, true, sum.data() + (r - first), piece);
     }
-    k.finish(sum.data(), kPieceRows, m, last - first, x.scales.data(), to.bias ? to.bias + first : nullptr, to.add,
+    k.finish(sum.data(), piece, m, last - first, x.scales.data(), to.bias ? to.bias + first : nullptr, to.add,
              to.y + first, to.step);
   });
 }
