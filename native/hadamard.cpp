@@ -15,12 +15,12 @@ void hadamard_rows(Array<float, 2> x, Array<const float, 2> across, bool back) {
   const std::size_t rows = x.shape(0), columns = x.shape(1), pieces = across.shape(0);
   if (pieces < 1 || across.shape(1) != pieces || columns % pieces)
     throw std::invalid_argument("across must be square and divide the columns of x");
-  const std::size_t n = columns / pieces, chunk = std::max<std::size_t>(1, (1 << 16) / std::max<std::size_t>(columns, 1));
+  const std::size_t n = columns / pieces;
   if (n & (n - 1)) throw std::invalid_argument("each piece must be a power of two");
   const float unit = 1.0f / std::sqrt(static_cast<float>(n));
-  parallel((rows + chunk - 1) / chunk, [&](std::ptrdiff_t piece) {
+  in_chunks(rows, columns, [&](std::size_t first, std::size_t last) {
     std::vector<float> space(columns);
-    for (std::size_t r = piece * chunk; r < std::min(rows, (piece + 1) * chunk); ++r)
+    for (std::size_t r = first; r < last; ++r)
       kernels().hadamard_row(x.data() + r * columns, pieces, n, unit, across.data(), back, space.data());
   });
 }

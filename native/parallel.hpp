@@ -40,4 +40,12 @@ void parallel(std::ptrdiff_t pieces, Body body) {
   if (failure) std::rethrow_exception(failure);
 }
 
+// Calls body(first, last) for pieces of so many rows of numbers.
+template <typename Body>
+void in_chunks(std::size_t rows, std::size_t columns, Body body) {
+  const std::size_t chunk = std::max<std::size_t>(1, (1 << 16) / std::max<std::size_t>(columns, 1));
+  parallel((rows + chunk - 1) / chunk,
+           [&](std::ptrdiff_t piece) { body(piece * chunk, std::min(rows, (piece + 1) * chunk)); });
+}
+
 }  // namespace tercile

@@ -15,6 +15,7 @@ typedef float Lanes __attribute__((vector_size(4 * kLanes)));
 typedef std::int32_t IntLanes __attribute__((vector_size(4 * kLanes)));
 
 #define TERCILE_INLINE static inline __attribute__((always_inline))
+#define TERCILE_MEMBER __attribute__((always_inline))
 
 TERCILE_INLINE Lanes load(const float* from) {
   Lanes lanes;

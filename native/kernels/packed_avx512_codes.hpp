@@ -11,8 +11,6 @@
 
 #include "packed_plain.hpp"
 
-#define TERCILE_MEMBER __attribute__((always_inline))
-
 namespace tercile::TERCILE_TARGET {
 
 struct Spread {

@@ -2,6 +2,7 @@
 // summed in 24 registers.
 #pragma once
 #include "packed_avx512_codes.hpp"
+#include "packed_choice.hpp"
 #include "packed_panels.hpp"
 
 namespace tercile::TERCILE_TARGET {
@@ -105,16 +106,7 @@ static void panel_of_words(const PackedRows& w, std::size_t row, std::size_t som
 
 static void panel_words_avx512(const PackedRows& w, std::size_t row, std::size_t some, std::size_t first,
                                std::size_t count, std::ptrdiff_t ahead, std::uint8_t* panel) {
-#define TERCILE_CALL(b) \
-  return w.whole ? panel_of_words<b, true>(w, row, some, first, count, ahead, panel) \
-                 : panel_of_words<b, false>(w, row, some, first, count, ahead, panel)
-  switch (w.bits) {
-    case 1: TERCILE_CALL(1);
-    case 2: TERCILE_CALL(2);
-    case 4: TERCILE_CALL(4);
-    default: TERCILE_CALL(8);
-  }
-#undef TERCILE_CALL
+  by_words(w, [&]<int bits, bool mapped>() { panel_of_words<bits, mapped>(w, row, some, first, count, ahead, panel); });
 }
 
 // x: quads of columns, `tokens` of them side by side.

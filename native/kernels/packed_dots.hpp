@@ -1,5 +1,6 @@
 // Which product of a few rows a matrix takes, for AVX2 and NEON.
 #pragma once
+#include "packed_choice.hpp"
 #include "packed_few.hpp"
 
 namespace tercile::TERCILE_TARGET {
@@ -50,26 +51,6 @@ static bool dot_all(const PackedRows& w, const Product& product, std::size_t fir
     token += some;
   }
   return true;
-}
-
-// call(bits, by_plane), a statement that returns, for the codes of w.
-#define TERCILE_BY_CODES(w, call)             \
-  switch (w.bits + (w.planes > 1 ? 10 : 0)) { \
-    case 11: { call(1, true); }               \
-    case 12: { call(2, true); }               \
-    case 14: { call(4, true); }               \
-    case 1: { call(1, false); }               \
-    case 2: { call(2, false); }               \
-    case 3: { call(3, false); }               \
-    case 4: { call(4, false); }               \
-    case 5: { call(5, false); }               \
-    case 6: { call(6, false); }               \
-    case 7: { call(7, false); }               \
-    default: { call(8, false); }              \
-  }
-
-TERCILE_INLINE bool suits(const PackedRows& w) {
-  return w.across == 1 || w.wide % (kRun * static_cast<std::size_t>(w.planes)) == 0 || w.lane_block;
 }
 
 static bool dot_floats(const PackedRows& w, std::size_t first, std::size_t last, const FloatRows& x, float* space,

@@ -16,8 +16,6 @@
 #include "packed_panels.hpp"
 #include "packed_plain.hpp"
 
-#define TERCILE_MEMBER __attribute__((always_inline))
-
 namespace tercile::TERCILE_TARGET {
 
 typedef std::uint8_t ByteRegister __attribute__((vector_size(4 * kHeld)));

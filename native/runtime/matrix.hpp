@@ -12,14 +12,6 @@
 
 namespace tercile {
 
-// Calls body(first, last) for pieces of so many rows of activations.
-template <typename Body>
-void in_chunks(std::size_t rows, std::size_t columns, Body body) {
-  const std::size_t chunk = std::max<std::size_t>(1, (1 << 16) / columns);
-  parallel((rows + chunk - 1) / chunk,
-           [&](std::ptrdiff_t piece) { body(piece * chunk, std::min(rows, (piece + 1) * chunk)); });
-}
-
 // Activations rounded to eight bits, row by row, zeros behind the columns. Matrices that read the same share one; of one
 // caller, as its tiles are made when first asked for.
 struct Rounded {

@@ -113,8 +113,6 @@ def digits_card(name: str) -> dict[str, Any]:
     folder = MODELS / name
     training = json.loads((folder / "training.json").read_text())
     cnn = name == "digits-cnn"
-    with np.load(SAMPLES / "digits.npz") as sample:
-        units = len(sample["labels"])
     return {
         "summary": "A residual network with batch norm for handwritten digits."
         if cnn
@@ -127,12 +125,7 @@ def digits_card(name: str) -> dict[str, Any]:
         "size_bytes": (folder / "model.safetensors").stat().st_size,
         "data": f"{MNIST}: half of each digit's 500 to train on, turned, scaled, sheared, shifted and bent",
         "input": "float images in [0, 1], (n, 1, 28, 28): bytes divided by 255 and nothing else",
-        "sample": {
-            "file": "digits.npz",
-            "units": units,
-            "what": f"the other {HELD_OUT_PER_DIGIT} of each digit, which the model was not trained on",
-            "disjoint": f"split by seed {SPLIT_SEED}, stratified by digit",
-        },
+        "sample": _digits_sample(),
         "accuracy_held_out": training.pop("accuracy_held_out"),
         "accuracy_first_1000_held_out": training.pop("accuracy_first_1000_held_out"),
         "training": training,
@@ -144,8 +137,6 @@ def denoiser_card() -> dict[str, Any]:
     """Describe digits-dit from what its training wrote down."""
     folder = MODELS / "digits-dit"
     training = json.loads((folder / "training.json").read_text())
-    with np.load(SAMPLES / "digits.npz") as sample:
-        units = len(sample["labels"])
     scores = {name: training.pop(name) for name in ("loss_held_out", "loss_on_training_images", "drawings")}
     return {
         "summary": "A diffusion transformer that draws handwritten digits at 16x16.",
@@ -157,15 +148,22 @@ def denoiser_card() -> dict[str, Any]:
         "size_bytes": (folder / "model.safetensors").stat().st_size,
         "data": f"{MNIST}: half of each digit's 500 to train on, mildly distorted, shrunk to 16x16",
         "input": "noisy float pictures (n, 1, 16, 16), clean ones in [-1, 1]; whole steps (n,) of 1,000; digits (n,)",
-        "sample": {
-            "file": "digits.npz",
-            "units": units,
-            "what": f"the other {HELD_OUT_PER_DIGIT} of each digit, which the model was not trained on, at 28x28",
-            "disjoint": f"split by seed {SPLIT_SEED}, stratified by digit",
-        },
+        "sample": _digits_sample(", at 28x28"),
         **scores,
         "training": training,
         **provenance(),
+    }
+
+
+def _digits_sample(size: str = "") -> dict[str, Any]:
+    """Describe the digits that no model of the zoo was trained on."""
+    with np.load(SAMPLES / "digits.npz") as sample:
+        units = len(sample["labels"])
+    return {
+        "file": "digits.npz",
+        "units": units,
+        "what": f"the other {HELD_OUT_PER_DIGIT} of each digit, which the model was not trained on{size}",
+        "disjoint": f"split by seed {SPLIT_SEED}, stratified by digit",
     }
 
 
